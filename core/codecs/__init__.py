@@ -1,0 +1,10 @@
+"""How the change of one tensor is stored: one file per codec behind one contract (see `contract.py`)."""
+
+from core.codecs.contract import Codec
+from core.codecs.exact import FULL, ROWS, SAME, SPARSE
+from core.codecs.lowrank import LOWRANK
+from core.codecs.sign import SIGN
+
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (SAME, ROWS, SPARSE, LOWRANK, SIGN, FULL)}
+
+__all__ = ["CODECS", "Codec"]

@@ -1,0 +1,59 @@
+"""The contract of a codec, and what its files share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from core.record import StoredTensor, TensorRecord
+
+Stored = Mapping[str, Tensor]
+"""A codec's stored tensors by suffix: {"signs": ..., "scale": ...}."""
+
+
+class Codec(Protocol):
+    """How the change of one tensor is stored. Codecs hold no state.
+
+    Shapes follow the stored weight W; `D` is the change in its logical form (out, in).
+    """
+
+    @property
+    def name(self) -> str:
+        """As written in the record."""
+
+    def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
+        """What `encode` will return, by suffix: exact types and shapes, from the record alone."""
+
+    def encode(self, record: TensorRecord, base: Tensor | None, tuned: Tensor,
+               fitted: Stored | None = None) -> dict[str, Tensor]:
+        """The tensors to store. `fitted` holds what a fit or the plan has learnt (scales, factors), if anything."""
+
+    def add(self, record: TensorRecord, stored: Stored, base: Tensor | None) -> Tensor:
+        """The variant's tensor: base + change in FP32, rounded once to the record's type; a tensor of its own."""
+
+    def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
+        """x D^T for x (..., in) -> (..., out) in FP32, without building the dense change where the codec allows."""
+
+
+def layout_of(record: TensorRecord, **stored: tuple[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    """Full names for a codec's stored tensors."""
+    return {suffix: StoredTensor(f"{record.name}.{suffix}", dtype, shape)
+            for suffix, (dtype, shape) in stored.items()}
+
+
+def exact_result(record: TensorRecord, base: Tensor) -> Tensor:
+    """The base's tensor cut or grown to the record's shape, in the record's type; grown rows are left unset."""
+    if tuple(base.shape) == record.shape:
+        return base.to(record.torch_dtype, copy=True)
+    result = torch.empty(record.shape, dtype=record.torch_dtype, device=base.device)
+    common = min(base.shape[0], record.shape[0])
+    result[:common] = base[:common]
+    return result
+
+
+def logical(record: TensorRecord, change: Tensor) -> Tensor:
+    """A stored-layout matrix as (out, in)."""
+    return change.T if record.output_dimension else change

@@ -1,0 +1,148 @@
+"""One sign bit per weight, scaled per tensor, row (output), column (input) or row x column.
+
+Sources: the scalar is BitDelta's (arXiv 2402.10193, section 3.1), rows and columns those of Per-Axis Weight Deltas
+(arXiv 2512.19720). A second plane codes what the first one leaves. Rows that the base lacks are stored as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from core.codecs.contract import Stored, exact_result, layout_of
+from core.codecs.scales import from_half, to_half
+from core.record import Slice, StoredTensor, TensorRecord
+from core.signs import add_signs, add_signs_float32, pack_change, pack_signs, packed_shape, unpack_signs
+
+CHUNK = 1024
+"""Outputs that `multiply` unpacks at a time."""
+
+
+def scale_count(record: TensorRecord) -> int:
+    """Scales of one plane."""
+    return sum(piece.slots for piece in record.slices)
+
+
+def split_scales(record: TensorRecord, scales: Tensor) -> Iterator[tuple[Slice, Tensor | None, Tensor | None]]:
+    """(slice, row scales (outputs,) | None, column scales (in,) | None) of one plane's scales (slots,)."""
+    offset = 0
+    for piece in record.slices:
+        values = scales[offset:offset + piece.used(record.inputs)]
+        offset += piece.slots
+        outputs = piece.stop - piece.start
+        if piece.axis == "scalar":
+            yield piece, values.expand(outputs).contiguous(), None
+        elif piece.axis == "row":
+            yield piece, values, None
+        elif piece.axis == "column":
+            yield piece, None, values
+        else:
+            yield piece, values[:outputs], values[outputs:]
+
+
+def plane_scales(record: TensorRecord, stored: Stored) -> list[Tensor]:
+    """FP32 scales (slots,) of each plane."""
+    count = scale_count(record)
+    return [from_half(stored["scale"][i * count:(i + 1) * count], record.exponents[i])
+            for i in range(record.planes)]
+
+
+def join_scales(record: TensorRecord, planes: list[Tensor]) -> Tensor:
+    """The stored FP16 vector of FP32 scales per plane; the inverse of `plane_scales`."""
+    return torch.cat([to_half(scales, e) for scales, e in zip(planes, record.exponents, strict=True)])
+
+
+def _common(record: TensorRecord, tensor: Tensor) -> Tensor:
+    """The rows that base and variant share."""
+    return tensor[:record.shape[0] - record.tail]
+
+
+def accumulate(record: TensorRecord, total: Tensor, signs: Tensor, scales: Tensor) -> None:
+    """Add one plane to `total` (m, n) FP32 in place; signs (m, bytes)."""
+    for piece, row, column in split_scales(record, scales):
+        if record.output_dimension:
+            add_signs_float32(total, signs, column, row)
+        else:
+            add_signs_float32(total[piece.start:piece.stop], signs[piece.start:piece.stop], row, column)
+
+
+class Sign:
+    """See the module's text."""
+
+    name = "sign"
+
+    def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
+        rows, width = packed_shape((record.shape[0] - record.tail, record.shape[1]))
+        stored = {"signs": ("U8", (record.planes, rows, width)), "scale": ("F16", (record.planes * scale_count(record),))}
+        if record.tail:
+            stored["tail"] = (record.dtype, (record.tail, record.shape[1]))
+        return layout_of(record, **stored)
+
+    def encode(self, record: TensorRecord, base: Tensor | None, tuned: Tensor,
+               fitted: Stored | None = None) -> dict[str, Tensor]:
+        assert base is not None and fitted is not None
+        scales = plane_scales(record, fitted)
+        common = base[:tuned.shape[0]]
+        if "signs" in fitted:                          # chosen by the fit, not the change's own
+            signs = fitted["signs"]
+        else:
+            planes = [pack_change(common, _common(record, tuned))]
+            if record.planes > 1:
+                left = _common(record, tuned).float() - common.float()
+                for i in range(record.planes - 1):
+                    accumulate(record, left, planes[i], -scales[i])
+                    planes.append(pack_signs(left < 0))
+            signs = torch.stack(planes)
+        stored = {"signs": signs, "scale": fitted["scale"]}
+        if record.tail:
+            stored["tail"] = tuned[record.shape[0] - record.tail:].contiguous()
+        return stored
+
+    def add(self, record: TensorRecord, stored: Stored, base: Tensor | None) -> Tensor:
+        assert base is not None
+        common = base[:record.shape[0]].contiguous()
+        scales = plane_scales(record, stored)
+        if record.planes > 1:
+            total = common.to(torch.float32, copy=True)
+            for signs, plane in zip(stored["signs"], scales, strict=True):
+                accumulate(record, total, signs, plane)
+            whole = total.to(record.torch_dtype)
+        else:
+            signs = stored["signs"][0]
+            whole = torch.empty(common.shape, dtype=record.torch_dtype, device=common.device)
+            for piece, row, column in split_scales(record, scales[0]):
+                if record.output_dimension:
+                    add_signs(common, signs, column, row, out=whole)
+                else:
+                    part = slice(piece.start, piece.stop)
+                    add_signs(common[part], signs[part], row, column, out=whole[part])
+        if not record.tail:
+            return whole
+        result = exact_result(record, base)
+        result[:whole.shape[0]] = whole
+        result[whole.shape[0]:] = stored["tail"]
+        return result
+
+    def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
+        flat = x.float().reshape(-1, x.shape[-1])
+        result = flat.new_zeros((flat.shape[0], record.shape[record.output_dimension]))
+        for signs, scales in zip(stored["signs"], plane_scales(record, stored), strict=True):
+            for piece, row, column in split_scales(record, scales):
+                scaled = flat if column is None else flat * column
+                if record.output_dimension:
+                    for i in range(0, record.inputs, CHUNK):
+                        part = unpack_signs(signs[i:i + CHUNK], record.outputs, dtype=torch.float32)
+                        result += (scaled[:, i:i + CHUNK] @ part) * (1.0 if row is None else row)
+                    continue
+                for i in range(piece.start, piece.stop, CHUNK):
+                    stop = min(i + CHUNK, piece.stop)
+                    part = scaled @ unpack_signs(signs[i:stop], record.inputs, dtype=torch.float32).T
+                    result[:, i:stop] += part if row is None else part * row[i - piece.start:stop - piece.start]
+        if record.tail:
+            result[:, record.outputs:] = flat @ stored["tail"].float().T
+        return result.reshape(*x.shape[:-1], -1)
+
+
+SIGN = Sign()

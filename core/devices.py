@@ -1,0 +1,61 @@
+"""Which device computes, how exactly, and what to do when its memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from core.errors import BadOption, DeltadeckError
+from core.stream import TOKENS_AT_ONCE
+
+T = TypeVar("T")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's GPU, then the CPU. Raises `BadOption` for a device that is not there."""
+    present = available_devices()
+    if name == "auto":
+        return torch.device(present[0])
+    if name.split(":")[0] not in present:
+        raise BadOption(f"There is no device '{name}' here.", f"This machine has: {', '.join(present)}.", "Choose one of those, or auto.")
+    try:
+        return torch.device(name)
+    except RuntimeError as e:
+        raise BadOption(f"'{name}' names no device.", "", f"Choose one of: auto, {', '.join(present)}.") from e
+
+
+def available_devices() -> list[str]:
+    """Kinds of device present, the fastest first."""
+    found = ["cuda"] if torch.cuda.is_available() else []
+    return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """FP32 products in full FP32 (no TF32), the same kernels each run; the former settings come back."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+def retry_smaller(work: Callable[[int], T], device: torch.device, at_once: int = TOKENS_AT_ONCE) -> T:
+    """Call `work(tokens at once)`; after an out-of-memory error again with half as many, down to 64."""
+    while True:
+        try:
+            return work(at_once)
+        except (torch.OutOfMemoryError, MemoryError) as e:
+            if at_once <= 64:
+                raise DeltadeckError(f"The memory of '{device}' ran out even with {at_once} tokens at a time.", f"It said: {e}.",
+                                     "Close other programs, or use another device.") from e
+            at_once //= 2
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,97 @@
+"""Scales of a changed embedding or head: one per row and sign plane, under a metric over the inputs.
+
+A row of the embedding enters the model as it is; a row of the head meets the final hidden states, of second moment H.
+A tied one does both. So a row's change d is coded under M = H / mean(diag H) + identity: minimise (d - sum_p v_p s_p) M
+(...)^T over the scales v of the planes, closed form. How often a token occurs weighs its whole row, so it does not move
+the row's own optimum.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+from torch import Tensor
+
+from core.fit import FEW_TOKENS
+from core.record import Losses, TensorRecord
+from core.signs import pack_signs
+from core.skeleton import OUTER
+from core.stream import Watch, carry, cut_batches
+from core.variant import Variant
+from core.weights import StagedModel, Weights, to_device
+
+ROWS = 8192
+"""Rows coded together."""
+
+HEAD_TOKENS = 4096
+"""Tokens that the fine-tune is run on to see what its head reads."""
+
+
+def head_moment(model: StagedModel, tuned: Weights, ids: Tensor, device: torch.device) -> Tensor | None:
+    """Second moment (in, in) of what the fine-tune's head reads, scaled to a mean diagonal of 1; None without a head."""
+    batches = cut_batches(ids[:max(1, HEAD_TOKENS // ids.shape[1])])
+    hidden = carry(model.skeleton, tuned, batches, device)
+    outer = tuned.stage(OUTER)
+    name = model.skeleton.output_name
+    if name is None or name not in outer:
+        return None
+    seen: list[Tensor] = []
+    with torch.inference_mode():
+        for i, batch in enumerate(batches.ids):
+            with Watch({name: outer[name]}, lambda use: seen.append(use.inputs) if use.inputs.is_floating_point() else None):
+                model.skeleton.epilogue(outer, batch.to(device), hidden[i])
+    x = torch.cat([s.reshape(-1, s.shape[-1]) for s in seen])
+    if len(x) < FEW_TOKENS:
+        return None
+    h = x.T @ x
+    return h / h.diagonal().mean()
+
+
+def fit_rows(variant: Variant, record: TensorRecord, metric: Tensor | None, device: torch.device) -> TensorRecord:
+    """Learn signs and row scales of all planes of an embedding or head under `metric` (in, in), identity when None."""
+    base, tuned = variant.base_view(record), variant.tuned.view(record.name)
+    assert base is not None
+    rows = record.outputs
+    signs, scales = [], []
+    lost = energy = 0.0
+    for at in range(0, rows, ROWS):
+        part = slice(at, min(at + ROWS, rows))
+        change = to_device(tuned[part], device) - to_device(base[part], device)
+        planes, values = code_rows(change, record.planes, metric)
+        signs.append(torch.stack([pack_signs(p < 0).cpu() for p in planes]))
+        scales.append(values)
+        left = change - sum((v[:, None] * p for v, p in zip(values, planes, strict=True)), torch.zeros_like(change))
+        lost += float((_under(left, metric) * left).sum(dtype=torch.float64))
+        energy += float((_under(change, metric) * change).sum(dtype=torch.float64))
+    loss = round(lost / energy, 9) if energy else 0.0
+    record = msgspec.structs.replace(record, losses=(Losses(axis={"row": loss}, training=loss, held_out=loss),))
+    return variant.learn_scales(record, list(torch.cat(scales, 1)), torch.cat(signs, 1))
+
+
+def _under(change: Tensor, metric: Tensor | None) -> Tensor:
+    return change if metric is None else change @ metric
+
+
+def code_rows(change: Tensor, planes: int, metric: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    """Signs (planes of (rows, in), +-1) and scales (planes, rows) that code `change` (rows, in) under `metric`.
+
+    Plane after plane on what is left, then all of a row's scales together (a small linear system per row).
+    """
+    left = change
+    found: list[Tensor] = []
+    for _ in range(planes):
+        sign = torch.where(left < 0, -1.0, 1.0)
+        found.append(sign)
+        scales = _row_scales(change, found, metric)
+        left = change - sum((v[:, None] * s for v, s in zip(scales, found, strict=True)), torch.zeros_like(change))
+    return found, scales
+
+
+def _row_scales(change: Tensor, signs: list[Tensor], metric: Tensor | None) -> Tensor:
+    """Least-squares scales (planes, rows) of given signs."""
+    below = [_under(s, metric) for s in signs]
+    gram = torch.stack([torch.stack([(a * b).sum(1) for b in signs], 1) for a in below], 1)   # (rows, planes, planes)
+    top = torch.stack([(a * change).sum(1) for a in below], 1)                                 # (rows, planes)
+    ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
+    eye = torch.eye(len(signs), device=change.device)
+    return torch.linalg.solve(gram + ridge[:, None, None] * eye, top).T.contiguous()

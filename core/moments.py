@@ -1,0 +1,97 @@
+"""All that a fit needs to know of the data that enters a matrix, gathered once and independent of the scales.
+
+For inputs X of the compressed prefix and Xt of the fine-tune (n tokens each), with drift E = Xt - X:
+
+    H  = X^T X / n                     (in, in)
+    CK = X^T (E W_ft^T) / n            (in, out)    what the drift adds to X^T R
+    e2 = |E W_ft^T|^2 / n per output   (out,)
+
+R = Xt W_ft^T - X W_base^T = X D^T + E W_ft^T for the true change D, so X^T R / n = H D^T + CK without ever
+subtracting two large outputs: with the drift apart, FP32 sums are exact enough for changes of a thousandth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Sums over tokens, not yet divided by `tokens`.
+
+    With `wide` products the drift is kept as X^T E and E^T E (in, in each) and multiplied by W_ft once at the end;
+    otherwise as CK and e2 directly. Whichever is the smaller product is chosen by who makes the moments.
+    """
+
+    tokens: int
+    h: Tensor
+    cross: Tensor | None
+    drift: Tensor | None
+    wide: bool
+
+    @classmethod
+    def empty(cls, inputs: int, outputs: int, device: torch.device, *, drift: bool) -> Moments:
+        """Zero moments for a group of matrices with `outputs` outputs in all."""
+        wide = outputs >= inputs
+        shapes = ((inputs, inputs), (inputs, inputs)) if wide else ((inputs, outputs), (outputs,))
+        cross, energy = (torch.zeros(s, device=device) if drift else None for s in shapes)
+        return cls(0, torch.zeros(inputs, inputs, device=device), cross, energy, wide)
+
+    def add(self, x: Tensor, target: Tensor | None, tuned: Tensor | None) -> None:
+        """Take in inputs x (n, in) of the student and `target` (n, in) of the fine-tune; `tuned` is W_ft (out, in)."""
+        self.tokens += x.shape[0]
+        self.h.addmm_(x.T, x)
+        if self.cross is None or self.drift is None or target is None:
+            return
+        drift = target - x
+        if self.wide:
+            self.cross.addmm_(x.T, drift)
+            self.drift.addmm_(drift.T, drift)
+        else:
+            assert tuned is not None
+            outputs = drift @ tuned.T                  # (n, out)
+            self.cross.addmm_(x.T, outputs)
+            self.drift += outputs.square().sum(0)
+
+    def finish(self, tuned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """H (in, in), CK (in, out), e2 (out,), each divided by the tokens; `tuned` is W_ft (out, in)."""
+        n = max(1, self.tokens)
+        if self.cross is None or self.drift is None:
+            zero = torch.zeros(tuned.shape[1], tuned.shape[0], device=tuned.device)
+            return self.h / n, zero, zero.new_zeros(tuned.shape[0])
+        if not self.wide:
+            return self.h / n, self.cross / n, self.drift / n
+        return self.h / n, self.cross @ tuned.T / n, ((tuned @ self.drift) * tuned).sum(1) / n
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one slice of a matrix is fitted to: its true change and the moments of its inputs, for one part of the data.
+
+    `change` (out, in), `h` (in, in), `c` (in, out) = X^T R / n, `zero` = |R|^2 / n, the loss of no delta at all.
+    """
+
+    h: Tensor
+    c: Tensor
+    zero: float
+
+    @classmethod
+    def of(cls, change: Tensor, h: Tensor, ck: Tensor, e2: Tensor) -> Target:
+        """From finished moments of the slice."""
+        hd = h @ change.T                              # (in, out)
+        own = (hd * change.T).sum(dtype=torch.float64)
+        mixed = (ck * change.T).sum(dtype=torch.float64)
+        return cls(h, hd + ck, float(own + 2 * mixed + e2.sum(dtype=torch.float64)))
+
+    def loss(self, dense: Tensor) -> float:
+        """|R - X D^T|^2 / n of a dense change D (out, in), relative to `zero`."""
+        quadratic = ((self.h @ dense.T) * dense.T).sum(dtype=torch.float64)
+        linear = (self.c * dense.T).sum(dtype=torch.float64)
+        return self.relative(float(quadratic - 2 * linear))
+
+    def relative(self, gain: float) -> float:
+        """Loss whose part that depends on the scales is `gain`, relative to no delta; never below rounding."""
+        return max(0.0, 1 + gain / self.zero) if self.zero > 0 else 1.0

@@ -1,0 +1,70 @@
+"""A variant in the making: the plan's records, what was learnt for each so far, and the tensors that follow."""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+from torch import Tensor
+
+from core.changes import range_svd
+from core.checkpoint import Checkpoint
+from core.codecs import CODECS
+from core.codecs.scales import exponent_for
+from core.codecs.sign import join_scales, scale_count
+from core.record import TensorRecord
+
+
+class Variant:
+    """Records by name (fitted ones carry their exponents and axes) and the learnt tensors by name and suffix."""
+
+    def __init__(self, base: Checkpoint, tuned: Checkpoint, records: tuple[TensorRecord, ...]) -> None:
+        self.base, self.tuned = base, tuned
+        self.records = {r.name: r for r in records}
+        self.learnt: dict[str, dict[str, Tensor]] = {}
+
+    def base_view(self, record: TensorRecord) -> Tensor | None:
+        """The mapped base tensor a record starts from."""
+        return self.base.view(record.base) if record.base else None
+
+    def encode(self, record: TensorRecord) -> dict[str, Tensor]:
+        """What is stored for a record, with what was learnt."""
+        return CODECS[record.codec].encode(record, self.base_view(record), self.tuned.view(record.name),
+                                           self.learnt.get(record.name))
+
+    def read(self, name: str) -> Tensor:
+        """The variant's tensor as it will be used; the base's own while its scales are still to be learnt."""
+        record = self.records[name]
+        if record.codec in ("sign", "lowrank") and name not in self.learnt:
+            base = self.base_view(record)
+            assert base is not None
+            return base[:record.shape[0]] if not record.tail else self.tuned.view(name)
+        if record.codec == "full":
+            return self.tuned.view(name)
+        return CODECS[record.codec].add(record, self.encode(record), self.base_view(record))
+
+    def learn_scales(self, record: TensorRecord, planes: list[Tensor], signs: Tensor | None = None) -> TensorRecord:
+        """Keep FP32 scales (slots,) per plane, in FP16; returns (and keeps) the record with their exponents.
+
+        `signs` (planes, rows, bytes) are kept where they are not simply the change's own (and stay once they are kept).
+        """
+        assert all(p.numel() == scale_count(record) for p in planes)
+        record = msgspec.structs.replace(record, exponents=tuple(exponent_for(p) for p in planes))
+        learnt = {"scale": join_scales(record, planes).cpu()}
+        if signs is None:
+            signs = self.learnt.get(record.name, {}).get("signs")
+        if signs is not None:
+            learnt["signs"] = signs
+        self.learnt[record.name] = learnt
+        self.records[record.name] = record
+        return record
+
+    def learn_factors(self, record: TensorRecord) -> TensorRecord:
+        """Factor a low-rank change; returns (and keeps) the record with their exponent."""
+        base = self.base_view(record)
+        assert base is not None
+        u, s, v = range_svd(self.tuned.view(record.name).float() - base.float(), record.rank)
+        left, right = u * s.sqrt(), s.sqrt()[:, None] * v
+        record = msgspec.structs.replace(record, exponents=(exponent_for(torch.cat([left.flatten(), right.flatten()])),))
+        self.learnt[record.name] = {"left": left, "right": right}
+        self.records[record.name] = record
+        return record
