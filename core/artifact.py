@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.checkpoint import Checkpoint
-from core.checkpoint_header import read_header
+from core.checkpoint_files import SIDECARS, inside
+from core.checkpoint_header import LONGEST_HEADER, SafetensorsFile, check_unchanged, parse_json, read_header, shown
 from core.codecs import CODECS
+from core.codecs.check import record_problem
 from core.errors import BadSafetensors, DeltaCorrupt, NotADelta, OutputExists, WrongBase
-from core.record import AXES, DTYPES, StoredTensor, TensorRecord
+from core.record import DTYPE_NAMES, DTYPES, StoredTensor, TensorRecord
 from core.safefile import file_bytes, file_sha256, raw_bytes, sync_folder, write_file
 
 FORMAT = "deltadeck"
@@ -27,8 +29,13 @@ FORMAT_VERSION = 1
 CONFIG = "delta_config.json"
 WEIGHTS = "delta_model.safetensors"
 CARD = "README.md"
+INDEX = f"{WEIGHTS}.index.json"
 METADATA = {"format": "pt", "deltadeck": str(FORMAT_VERSION)}
 SHARD_BYTES = 5_000_000_000
+
+
+LONGEST_CONFIG = LONGEST_HEADER
+_SHARD = re.compile(r"delta_model(-\d{5,}-of-\d{5,})?\.safetensors")
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -63,12 +70,30 @@ class DeltaConfig(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
 
 
+def is_sidecar(name: str) -> bool:
+    """Whether a delta may bring a file of this name along: config, tokenizer or template, by its plain name."""
+    return name in SIDECARS or bool(re.fullmatch(r"[\w.-]+\.model", name))
+
+
 def config_bytes(config: DeltaConfig) -> bytes:
-    """Canonical text of a config, its own hash filled in."""
+    """Text of a config, its own hash filled in."""
+
     def text(c: DeltaConfig) -> bytes:
         return msgspec.json.format(msgspec.json.encode(c), indent=1) + b"\n"
     blank = msgspec.structs.replace(config, sha256="")
     return text(msgspec.structs.replace(blank, sha256=hashlib.sha256(text(blank)).hexdigest()))
+
+
+_OWN_HASH = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
+
+
+def own_hash(text: bytes) -> str | None:
+    """The hash that a config's text ends with, if it is right: that of the text without these 64 digits."""
+    found = _OWN_HASH.search(text, max(0, len(text) - 100))
+    if found is None:
+        return None
+    digest = hashlib.sha256(text[:found.start(1)] + text[found.end(1):]).hexdigest()
+    return digest if digest.encode() == found[1] else None
 
 
 def stored_tensors(record: TensorRecord) -> list[StoredTensor]:
@@ -114,7 +139,8 @@ def base_digest(records: Sequence[TensorRecord]) -> str:
     """One hash for all base tensors that a delta uses."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(f"{record.base}:{record.base_sha256}\n".encode())
+        if record.base is not None:
+            digest.update(f"{record.base}:{record.base_sha256}\n".encode())
     return digest.hexdigest()
 
 
@@ -124,10 +150,14 @@ def write_delta(target: Path, config: DeltaConfig, encode: Callable[[TensorRecor
     """Write a delta folder to a temporary name, sync, rename. Returns the config as written, hashes filled in.
 
     `encode` gives a record's tensors by suffix, in order of the records. `progress` is called with each tensor's bytes.
-    Raises `OutputExists` when `target` is there already.
+    Raises `OutputExists` when `target` is there already, and `ValueError` for a config that could not be read back
+    (a number that is not finite, a file name that no delta may hold).
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise OutputExists(f"'{target}' exists already.", "", "Choose another output, or move it away.")
+    msgspec.json.decode(config_bytes(config), type=DeltaConfig)
+    if strange := [name for name in sidecars if not is_sidecar(name)]:
+        raise ValueError(f"{strange[0]!r} is no file that a delta may hold")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
@@ -154,7 +184,7 @@ def write_delta(target: Path, config: DeltaConfig, encode: Callable[[TensorRecor
             files[name] = FileEntry((work / name).stat().st_size, digest)
         extra = {CARD: card.encode()}
         if index := index_bytes(shards):
-            extra[f"{WEIGHTS}.index.json"] = index
+            extra[INDEX] = index
         extra |= {name: path.read_bytes() for name, path in sidecars.items()}
         for name, content in sorted(extra.items()):
             _write_synced(work / name, content)
@@ -165,10 +195,11 @@ def write_delta(target: Path, config: DeltaConfig, encode: Callable[[TensorRecor
         config = msgspec.structs.replace(config, files=files, tensors=records)
         text = config_bytes(config)
         _write_synced(work / CONFIG, text)
+        written = msgspec.json.decode(text, type=DeltaConfig)
         sync_folder(work)
         os.rename(work, target)
         sync_folder(target.parent)
-        return msgspec.json.decode(text, type=DeltaConfig)
+        return written
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -184,49 +215,61 @@ def _write_synced(path: Path, content: bytes) -> None:
 class Delta:
     """An opened delta folder: records, and stored tensors mapped from disk when asked for."""
 
-    def __init__(self, folder: Path, config: DeltaConfig) -> None:
+    def __init__(self, folder: Path, config: DeltaConfig, headers: Mapping[str, SafetensorsFile]) -> None:
         self.folder, self.config = folder, config
         self.records: dict[str, TensorRecord] = {r.name: r for r in config.tensors}
-        self._files = {t.name: name for name, shard in self.shards().items() for t in shard}
+        self._headers = headers
+        self._files = {t.name: name for name, header in headers.items() for t in header.tensors}
         self._open: dict[str, Any] = {}
 
-    def shards(self) -> dict[str, list[StoredTensor]]:
-        """Weight files as the folder has them."""
-        names = sorted(n for n in self.config.files if n.endswith(".safetensors"))
-        if len(names) <= 1:
-            return plan_shards(self.config.tensors, 1 << 62)
-        known = {t.name: t for r in self.config.tensors for t in stored_tensors(r)}
-        return {n: [known[t.name] for t in read_header(self.folder / n).tensors] for n in names}
-
     def stored(self, name: str) -> dict[str, Tensor]:
-        """Stored tensors of one record by suffix: views of the mapped file."""
+        """Stored tensors of one record by suffix: views of the mapped file (copies where it aligns them badly).
+
+        Raises `DeltaCorrupt` when the file changed since it was opened, or its content contradicts the record.
+        """
         record = self.records[name]
         result = {}
         for tensor in stored_tensors(record):
-            file = self._files[tensor.name]
-            if file not in self._open:
-                self._open[file] = safe_open(self.folder / file, framework="pt")
-            result[tensor.name[len(name) + 1:]] = self._open[file].get_tensor(tensor.name)
+            data = self._mapped(self._files[tensor.name]).get_tensor(tensor.name)
+            result[tensor.name[len(name) + 1:]] = data.clone() if data.data_ptr() % data.element_size() else data
+        if problem := CODECS[record.codec].stored_problem(record, result):
+            raise _damaged(self.folder, f"tensor {shown(name)} {problem}")
         return result
 
+    def _mapped(self, file: str) -> Any:
+        path = self.folder / file
+        try:
+            check_unchanged(self._headers[file], path.stat())
+            if file not in self._open:
+                self._open[file] = safe_open(path, framework="pt")
+        except (OSError, SafetensorError, BadSafetensors) as error:
+            raise _damaged(self.folder, f"'{file}' can't be read ({error})") from error
+        return self._open[file]
+
     def variant(self, base: Checkpoint, name: str) -> Tensor:
-        """The variant's tensor: base and change added in FP32, rounded once."""
+        """The variant's tensor: base and change added in FP32, rounded once.
+
+        Raises `WrongBase` when the base has no such tensor of that shape and type, else as `stored`.
+        """
         record = self.records[name]
-        view = base.view(record.base) if record.base else None
+        view = None
+        if record.base is not None:
+            _check_base_tensor(self, base, record)
+            view = base.view(record.base)
         return CODECS[record.codec].add(record, self.stored(name), view)
 
     @property
     def weights_bytes(self) -> int:
         """Bytes of the weight files on disk, their index included."""
-        return sum(e.bytes for n, e in self.config.files.items() if ".safetensors" in n)
+        return sum(e.bytes for n, e in self.config.files.items() if n == INDEX or _SHARD.fullmatch(n))
 
     def sidecars(self) -> dict[str, Path]:
         """Config, tokenizer and template files that the delta brings."""
-        return {n: self.folder / n for n in self.config.files if ".safetensors" not in n and n != CARD}
+        return {n: self.folder / n for n in self.config.files if is_sidecar(n)}
 
 
 def open_delta(folder: str | Path) -> Delta:
-    """Open a delta folder. Headers are checked against the records; data is not read (see `verify_files`).
+    """Open a delta folder. The config's own hash and all headers are checked; data is not read (see `verify_files`).
 
     Raises `NotADelta` for anything that is no delta of a known format, `DeltaCorrupt` where files and record disagree.
     """
@@ -234,119 +277,129 @@ def open_delta(folder: str | Path) -> Delta:
     path = folder / CONFIG
     if not path.is_file():
         raise NotADelta(f"'{folder}' holds no delta.", f"There is no {CONFIG} in it.", "Choose a folder that Deltadeck wrote.")
-    raw = path.read_bytes()
+    text = _read_config(folder, path)
     try:
-        head = msgspec.json.decode(raw)
-        if not isinstance(head, dict) or head.get("format") != FORMAT:
-            raise NotADelta(f"'{path}' is not a Deltadeck delta.", f"Its format is {head.get('format') if isinstance(head, dict) else None!r}.",
+        head = parse_json(text)
+        kind, version = (head.get("format"), head.get("format_version")) if isinstance(head, dict) else (None, None)
+        if kind != FORMAT:
+            raise NotADelta(f"'{path}' is not a Deltadeck delta.", f"Its format is {shown(str(kind))}.",
                             "Choose a folder that Deltadeck wrote.")
-        if head.get("format_version") != FORMAT_VERSION:
-            raise NotADelta(f"'{path}' has format version {head.get('format_version')!r}.",
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise NotADelta(f"'{path}' has format version {shown(str(version))}.",
                             f"This program reads version {FORMAT_VERSION}.", "Update Deltadeck.")
-        config = msgspec.json.decode(raw, type=DeltaConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise DeltaCorrupt(f"'{path}' can't be read.", f"{e}.", "Get the delta again.") from e
-    _check_config(folder, config)
-    return Delta(folder, config)
+        config = msgspec.json.decode(text, type=DeltaConfig)
+    except (ValueError, RecursionError) as error:      # msgspec's errors are ValueErrors
+        raise _damaged(folder, f"{CONFIG} can't be read ({shown(str(error))})") from error
+    if own_hash(text) != config.sha256:
+        raise _damaged(folder, f"{CONFIG} was changed since it was written")
+    return Delta(folder, config, _check_config(folder, config))
 
 
-def _check_config(folder: Path, config: DeltaConfig) -> None:
-    def bad(what: str) -> DeltaCorrupt:
-        return DeltaCorrupt(f"The delta in '{folder}' contradicts itself: {what}.", "It was damaged or changed.",
-                            "Get the delta again.")
+def _damaged(folder: Path, what: str) -> DeltaCorrupt:
+    return DeltaCorrupt(f"The delta in '{folder}' contradicts itself: {what}.", "It was damaged or changed.",
+                        "Get the delta again.")
+
+
+def _read_config(folder: Path, path: Path) -> bytes:
+    if not inside(path, folder):
+        raise _damaged(folder, f"{CONFIG} is a link that leads out of it")
+    try:
+        with path.open("rb") as file:
+            text = file.read(LONGEST_CONFIG + 1)
+    except OSError as error:
+        raise _damaged(folder, f"{CONFIG} can't be read ({error.strerror or error})") from error
+    if len(text) > LONGEST_CONFIG:
+        raise _damaged(folder, f"{CONFIG} has more than {LONGEST_CONFIG} bytes")
+    return text
+
+
+def _check_config(folder: Path, config: DeltaConfig) -> dict[str, SafetensorsFile]:
+    """Headers of the weight files, once they are known to hold just what the records say."""
     for name in config.files:
-        if not name or name in (".", "..") or "/" in name or "\\" in name or name == CONFIG:
-            raise bad(f"it lists a file {name!r} that is not a plain name inside it")
-        if not (folder / name).is_file() or (folder / name).is_symlink() and not (folder / name).resolve().is_file():
-            raise bad(f"'{name}' is missing")
+        if name not in (CARD, INDEX) and not _SHARD.fullmatch(name) and not is_sidecar(name):
+            raise _damaged(folder, f"it lists a file {shown(name)} that no delta holds")
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"'{name}' is missing")
+        if not inside(folder / name, folder):
+            raise _damaged(folder, f"'{name}' is a link that leads out of it")
     expected: dict[str, StoredTensor] = {}
     seen = set()
     for record in config.tensors:
-        if problem := check_record(record):
-            raise bad(f"tensor {record.name!r} {problem}")
+        if record.codec not in CODECS:
+            raise NotADelta(f"The delta in '{folder}' stores {shown(record.name)} by a codec {shown(record.codec)}.",
+                            "This program does not know it.", "Update Deltadeck.")
+        if problem := record_problem(record):
+            raise _damaged(folder, f"tensor {shown(record.name)} {problem}")
         if record.name in seen:
-            raise bad(f"tensor {record.name!r} is listed twice")
+            raise _damaged(folder, f"tensor {shown(record.name)} is listed twice")
         seen.add(record.name)
-        for tensor in stored_tensors(record):
-            expected[tensor.name] = tensor
-    found = {}
-    for name in config.files:
-        if name.endswith(".safetensors"):
-            try:
-                header = read_header(folder / name)
-            except BadSafetensors as e:
-                raise bad(f"'{name}' is damaged ({e.what})") from e
-            found |= {t.name: StoredTensor(t.name, t.dtype, t.shape) for t in header.tensors}
+        expected |= {tensor.name: tensor for tensor in stored_tensors(record)}
+    if base_digest(config.tensors) != config.base.sha256:
+        raise _damaged(folder, "the hash of its base is not that of the tensors it lists")
+    headers: dict[str, SafetensorsFile] = {}
+    found: dict[str, StoredTensor] = {}
+    for name in filter(_SHARD.fullmatch, config.files):
+        try:
+            headers[name] = read_header(folder / name)
+        except BadSafetensors as e:
+            raise _damaged(folder, f"'{name}' is damaged ({e.what})") from e
+        for t in headers[name].tensors:
+            if t.name in found:
+                raise _damaged(folder, f"{shown(t.name)} is in two of its files")
+            found[t.name] = StoredTensor(t.name, t.dtype, t.shape)
     if missing := sorted(expected.keys() ^ found.keys()):
-        raise bad(f"{len(missing)} stored tensors differ from the record, first {missing[0]!r}")
+        raise _damaged(folder, f"{len(missing)} stored tensors differ from the record, first {shown(missing[0])}")
     for key, tensor in expected.items():
         if found[key] != tensor:
-            raise bad(f"{key!r} is {found[key].dtype} {list(found[key].shape)} instead of {tensor.dtype} {list(tensor.shape)}")
-
-
-def check_record(record: TensorRecord) -> str:
-    """What is wrong with a record, in words that follow its name; empty when it makes sense."""
-
-    if record.codec not in CODECS:
-        return f"uses a codec {record.codec!r} that this version does not know"
-    if record.dtype not in ("BF16", "F16", "F32") or (record.base and record.base_dtype not in DTYPES):
-        return "has an unknown type"
-    if any(s < 0 for s in (*record.shape, *record.base_shape)) or record.output_dimension not in (0, 1):
-        return "has an impossible shape"
-    if record.base is None and record.codec != "full":
-        return "names no base tensor"
-    if record.codec in ("sign", "lowrank") and len(record.shape) != 2:
-        return "is no matrix"
-    if record.base is not None and record.codec != "full" and (
-            len(record.base_shape) != len(record.shape) or record.base_shape[1:] != record.shape[1:]):
-        return "does not fit its base"
-    if record.codec in ("same", "sparse", "lowrank") and record.base_shape[:1] < record.shape[:1]:
-        return "has more rows than its base"
-    if record.codec in ("rows", "sparse") and not 0 <= record.count <= max(1, int(torch.Size(record.shape).numel())):
-        return "has an impossible count"
-    if record.codec == "lowrank" and (not 0 < record.rank <= min(record.shape) or len(record.exponents) != 1):
-        return "has an impossible rank"
-    if record.codec == "sign":
-        at = 0
-        if not 1 <= record.planes <= 8 or len(record.exponents) != record.planes or (record.tail and record.output_dimension):
-            return "has impossible sign planes"
-        for piece in record.slices:
-            if piece.start != at or piece.stop <= at or piece.axis not in AXES or piece.slots < piece.used(record.inputs):
-                return "has impossible slices"
-            at = piece.stop
-        if at != record.outputs or (record.output_dimension and len(record.slices) != 1):
-            return "has slices that do not cover its outputs"
-    if any(abs(e) > 200 for e in record.exponents):
-        return "has an impossible exponent"
-    return ""
+            raise _damaged(folder, f"{shown(key)} is {found[key].dtype} {list(found[key].shape)} instead of {tensor.dtype} "
+                                   f"{list(tensor.shape)}")
+    return headers
 
 
 def verify_files(delta: Delta) -> Iterator[tuple[str, str]]:
-    """Read every byte of the folder: yields (file, problem) for each file, problem empty where it is whole."""
-    path = delta.folder / CONFIG
-    text = path.read_bytes()
-    yield CONFIG, "" if text == config_bytes(delta.config) else "was changed since it was written"
+    """Read every byte of the folder: yields (file, problem) for each file, problem empty where it is whole.
+
+    Weight files that the delta does not list are a problem too; other files in the folder are not its own.
+    """
+    changed = "was changed since it was written"
+    try:
+        text = (delta.folder / CONFIG).read_bytes()
+        yield CONFIG, "" if own_hash(text) == delta.config.sha256 else changed
+    except OSError as error:
+        yield CONFIG, f"can't be read: {error.strerror or error}"
     for name, entry in delta.config.files.items():
         file = delta.folder / name
-        if file.stat().st_size != entry.bytes:
-            yield name, f"has {file.stat().st_size} bytes instead of {entry.bytes}"
-        else:
-            yield name, "" if file_sha256(file) == entry.sha256 else "was changed since it was written"
+        try:
+            size = file.stat().st_size
+            if size != entry.bytes:
+                yield name, f"has {size} bytes instead of {entry.bytes}"
+            else:
+                yield name, "" if file_sha256(file) == entry.sha256 else changed
+        except OSError as error:
+            yield name, f"can't be read: {error.strerror or error}"
+    for file in sorted(delta.folder.glob("*.safetensors")):
+        if file.name not in delta.config.files:
+            yield file.name, "is no file of this delta"
+
+
+def _check_base_tensor(delta: Delta, base: Checkpoint, record: TensorRecord) -> None:
+    """`WrongBase` unless the base has the record's tensor, of its shape and type."""
+    remedy = f"This delta belongs to '{delta.config.base.name}'."
+    wrong = f"'{base.source}' is not this delta's base"
+    info = base.tensors.get(record.base or "")
+    if info is None:
+        raise WrongBase(f"{wrong}: it lacks {shown(str(record.base))}.", "", remedy)
+    if tuple(info.shape) != record.base_shape or info.dtype != DTYPES[record.base_dtype]:
+        raise WrongBase(f"{wrong}: '{record.base}' is {DTYPE_NAMES[info.dtype]} {list(info.shape)} instead of "
+                        f"{record.base_dtype} {list(record.base_shape)}.", "", remedy)
 
 
 def check_base(delta: Delta, base: Checkpoint, *, hashes: bool = True) -> None:
     """Raise `WrongBase` unless `base` holds the very tensors that the delta was made for (shapes only if not `hashes`)."""
-    remedy = f"This delta belongs to '{delta.config.base.name}'."
     for record in delta.records.values():
         if record.base is None:
             continue
-        info = base.tensors.get(record.base)
-        if info is None:
-            raise WrongBase(f"'{base.source}' is not this delta's base: it lacks '{record.base}'.", "", remedy)
-        if tuple(info.shape) != record.base_shape:
-            raise WrongBase(f"'{base.source}' is not this delta's base: '{record.base}' has shape {list(info.shape)} "
-                            f"instead of {list(record.base_shape)}.", "", remedy)
+        _check_base_tensor(delta, base, record)
         if hashes and base.sha256(record.base) != record.base_sha256:
-            raise WrongBase(f"'{base.source}' is not this delta's base: '{record.base}' has other values.", "", remedy)
-
-
+            raise WrongBase(f"'{base.source}' is not this delta's base: '{record.base}' has other values.", "",
+                            f"This delta belongs to '{delta.config.base.name}'.")

@@ -15,6 +15,10 @@ SAMPLE = 256
 """Rows and columns of the corner that is tried before the whole matrix is tested for low rank."""
 
 
+NOISE = 2e-6
+"""Of the largest singular value, or of the energy, that FP32 arithmetic and FP16 factors lose anyway."""
+
+
 @dataclass(frozen=True)
 class Change:
     """Of the rows that both have. Norms are Frobenius norms."""
@@ -29,8 +33,9 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """|W_ft - W_base| / |W_base|."""
-        return self.norm / self.base_norm if self.base_norm else math.inf if self.norm else 0.0
+        """|W_ft - W_base| / |W_base|; 1 where that is no number (a base of zeros), since no JSON holds infinity."""
+        ratio = self.norm / self.base_norm if self.base_norm else math.inf if self.norm else 0.0
+        return ratio if math.isfinite(ratio) else 1.0
 
     @property
     def unchanged(self) -> float:
@@ -95,10 +100,11 @@ def _rank_above_noise(change: Tensor, tuned: Tensor, dtype: torch.dtype, limit: 
     if dtype == torch.float32:
         sigma *= 4                                     # the merge itself ran in FP32: a few more roundings
     _, s, _ = range_svd(change, limit)
-    rank = int((s > 1.2 * sigma * (math.sqrt(m) + math.sqrt(n))).sum())
+    floor = NOISE * float(s[0])                        # below that, s itself is the noise of FP32 arithmetic
+    rank = int((s > max(1.2 * sigma * (math.sqrt(m) + math.sqrt(n)), floor)).sum())
     energy = float(change.square().sum(dtype=torch.float64))
     rest = energy - float(s[:rank].square().sum(dtype=torch.float64))
-    if rank == 0 or rank >= limit or rest > 2.5 * sigma * sigma * m * n + 1e-9 * energy or rest > 0.2 * energy:
+    if rank == 0 or rank >= limit or rest > 2.5 * sigma * sigma * m * n + NOISE * energy or rest > 0.2 * energy:
         return None
     return rank
 

@@ -20,7 +20,8 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(present[0])
     if name.split(":")[0] not in present:
-        raise BadOption(f"There is no device '{name}' here.", f"This machine has: {', '.join(present)}.", "Choose one of those, or auto.")
+        raise BadOption(f"There is no device '{name}' here.", f"This machine has: {', '.join(present)}.",
+                        "Choose one of those, or auto.")
     try:
         return torch.device(name)
     except RuntimeError as e:
@@ -31,6 +32,13 @@ def available_devices() -> list[str]:
     """Kinds of device present, the fastest first."""
     found = ["cuda"] if torch.cuda.is_available() else []
     return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether products of bf16 matrices run in the processor's own instructions."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 @contextmanager

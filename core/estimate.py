@@ -72,6 +72,7 @@ def estimate(plan: Plan, sizes: Sizes, device: torch.device, width: int) -> Esti
     widest = max((r.inputs for r in plan.records if len(r.shape) == 2 and r.block is not None), default=0)
     hidden = sizes.fit_tokens * width * 4
     memory = 600 << 20
-    memory += 2 * block * 4 + 2 * outer * 4 + 8 * widest * widest * 4 + min(2 * hidden, 2 * SPILL_FROM) + TOKENS_AT_ONCE * widest * 16
+    memory += 2 * block * 4 + 2 * outer * 4 + 8 * widest * widest * 4
+    memory += min(2 * hidden, 2 * SPILL_FROM) + TOKENS_AT_ONCE * widest * 16
     disk = int(plan.artifact_bytes * 2.1) + (2 * hidden if hidden > SPILL_FROM else 0) + (1 << 20)
     return Estimate(ops, sum(ops.values()) / machine_speed(device) * 1.6 + 3 + plan.full_bytes / 5e8, memory, disk)

@@ -71,8 +71,9 @@ class _Sums:
         kl, nll = torch.cat(self.kl), torch.cat(self.nll)             # (sequences, tokens - 1)
         mean, error = _mean_se(kl)
         loss, loss_error = _mean_se(nll)
-        return Fidelity(mean, error, float(torch.quantile(kl.flatten()[:1 << 24].double(), 0.99)),
-                        float(torch.cat(self.agree).double().mean()), math.exp(min(loss, 700)), math.exp(min(loss, 700)) * loss_error)
+        worst = float(torch.quantile(kl.flatten()[:1 << 24].double(), 0.99))
+        agreement, perplexity = float(torch.cat(self.agree).double().mean()), math.exp(min(loss, 700))
+        return Fidelity(mean, error, worst, agreement, perplexity, perplexity * loss_error)
 
 
 def _mean_se(values: Tensor) -> tuple[float, float]:

@@ -128,7 +128,7 @@ class BlockFitter:
                     if aim is not None:
                         wanted_change += (aim - x) @ group.tuned.T
                     length = self.batches.ids[i].shape[1] if aim is not None else len(x)
-                    group.samples += zip(x.split(length), wanted_change.split(length), strict=True)
+                    group.samples += zip(x.clone().split(length), wanted_change.split(length), strict=True)
             self.tick()
 
     def _logical_change(self, group: Group) -> Tensor:

@@ -109,6 +109,9 @@ class Job:
         self.costs: dict[str, float] = {}
         self.spent = 0.0
         self.resumed_share = 0.0
+        self.within = 0.0
+        self.order: dict[str, int] = {}
+        """Position of each fitted tensor, in order of fitting."""
 
     # ------------------------------------------------------------------------------------------- telling
     def tell(self, event: AnyEvent) -> None:
@@ -145,7 +148,8 @@ class Job:
         with open_checkpoint(self.request.base) as base, open_checkpoint(self.request.fine_tuned) as tuned, exact_arithmetic():
             self.base, self.tuned = base, tuned
             self.tell(StageStarted(stage="plan", total=len(tuned.tensors)))
-            self.plan = make_plan(base, tuned, options)
+            self.plan = make_plan(base, tuned, options, lambda done, total: self.tell(
+                Progress(stage="plan", done=done, total=total, fraction=0.0)))
             for message in self.plan.warnings:
                 self.warn(message)
             self.length = sequence_length(self.request, tuned.config)
@@ -234,7 +238,7 @@ class Job:
             self.journal.write("calibration", [], {"parts": tensors}, extra)
             entry = self.journal.read("calibration")
             assert entry is not None
-        self.calibration = {"source": entry.extra["source"], "sequence_length": self.length, "seed": self.request.seed,
+        self.calibration = {"source": source_name(entry.extra["source"]), "sequence_length": self.length, "seed": self.request.seed,
                             "samples": entry.extra["got"],
                             "sha256": fingerprint(torch.cat([v for _, v in sorted(entry.tensors["parts"].items())]).long())}
         if entry.extra["short"]:
@@ -297,13 +301,6 @@ class Job:
         """Tensors that are fitted."""
         return sum(r.codec in ("sign", "lowrank") for r in self.plan.records)
 
-    @property
-    def order(self) -> dict[str, int]:
-        """Position of each fitted tensor, in order of fitting."""
-        if not hasattr(self, "_order"):
-            self._order: dict[str, int] = {}
-        return self._order
-
     def _fit(self, model: StagedModel, variant: Variant, at_once: int) -> None:
         depth = model.skeleton.depth
         self.tell(StageStarted(stage="fit", total=depth))
@@ -316,12 +313,11 @@ class Job:
                    start(model.skeleton, weights[1], batches, self.device, self.folder, "student"))
         live = True
         for block in range(depth):
-            done = [self.journal.read(f"block-{block:04d}-done") is not None]
-            tuned = weights[0].stage(block)
+            tuned, self.within = weights[0].stage(block), 0.0
             fitter = BlockFitter(model, variant, block, streams, batches, tuned, self.device, self._curve,
-                                 lambda block=block: self.progress("fit", block + 0.5, depth), recipe=self.request.recipe)
-            if done[0]:
-                for record in self._restore(variant, f"block-{block:04d}-done") or []:
+                                 lambda block=block: self.progress("fit", block + self.within, depth), recipe=self.request.recipe)
+            if (done := self._restore(variant, f"block-{block:04d}-done")) is not None:
+                for record in done:
                     self.order.setdefault(record.name, len(self.order))
                 live = False
             else:
@@ -367,6 +363,7 @@ class Job:
                 begin = time.monotonic()
             self.journal.write(key, fresh, {r.name: variant.learnt[r.name] for r in fresh})
             fitted += fresh
+            self.within = 0.8 * (number + 1) / len(found)
         self.journal.write(f"block-{block:04d}-done", fitted, {r.name: variant.learnt[r.name] for r in fitted})
         for number in range(len(found)):
             self.journal.forget(f"block-{block:04d}-level-{number}")
@@ -469,6 +466,11 @@ def short_name(checkpoint: Checkpoint) -> str:
     """What a checkpoint is called in a delta: the hub id, or a folder's own name (never a path)."""
     source = str(checkpoint.source)
     return Path(source).resolve().name if Path(source).is_dir() else source
+
+
+def source_name(source: str) -> str:
+    """What a calibration source is called in a delta: as given, but a file or folder without its path."""
+    return source if source.startswith("hub:") else Path(source).name
 
 
 def _identity(checkpoint: Checkpoint) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -124,7 +125,8 @@ def _check_configs(base: Checkpoint, tuned: Checkpoint) -> None:
     kinds = [str(c.config.get("model_type", "")) for c in (base, tuned)]
     if kinds[0] != kinds[1]:
         raise ArchitectureMismatch(f"The base is a '{kinds[0]}' model, the fine-tune a '{kinds[1]}'.",
-                                   "A delta needs two checkpoints of one architecture.", "Choose the base that it was tuned from.")
+                                   "A delta needs two checkpoints of one architecture.",
+                                   "Choose the base that it was tuned from.")
     for key in _COMPARED:
         values = [c.config.get(key) for c in (base, tuned)]
         if values[0] != values[1] and None not in values:
@@ -200,7 +202,7 @@ def slices_of(shape: tuple[int, ...], kind: str, axis: str, config: dict[str, ob
     if kind == "gate_up" and not output_dimension and outputs % 2 == 0:
         cuts = [0, outputs // 2, outputs]
     pieces = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         piece = Slice(start, stop, axis, 0)
         pieces.append(Slice(start, stop, axis, piece.used(inputs)))
     return tuple(pieces)
@@ -247,7 +249,7 @@ def _choose(record: TensorRecord, change: Change, base: Tensor, tuned: Tensor, e
     best = min(exact, key=record_bytes)
     if exact_only or len(record.shape) != 2 or min(record.shape) < 2 or tuned.numel() < SIGN_FROM:
         return best
-    axis = "row" if embedding and options.effective_axis != "scalar" else options.effective_axis
+    axis = "row" if embedding and options.recipe != "bitdelta" else options.effective_axis
     planes = EMBEDDING_PLANES if embedding and options.recipe != "bitdelta" else 1
     sign = replace(record, codec="sign", planes=planes, exponents=(0,) * planes, slices=slices_of(
         record.shape, record.kind, axis, config, record.output_dimension, record.outputs))

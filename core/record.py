@@ -85,7 +85,7 @@ class TensorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     base_dtype: str = ""
     base_sha256: str = ""
     sha256: str = ""
-    """Of the tensor's stored bytes, one after the other in the order of `stored()`."""
+    """Of the stored tensors' bytes, one after the other in the order of the codec's layout."""
     kind: str = ""
     block: int | None = None
     output_dimension: int = 0
@@ -98,7 +98,7 @@ class TensorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     count: int = 0
     """Rows or entries stored exactly."""
     change: float = 0.0
-    """|W_ft - W_base| / |W_base|, Frobenius norms."""
+    """|W_ft - W_base| / |W_base|, Frobenius norms; 1 where the base is all zeros."""
     unchanged: float = 0.0
     """Share of entries that are equal in both."""
     losses: tuple[Losses, ...] = ()

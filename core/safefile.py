@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ def file_bytes(tensors: Sequence[StoredTensor], metadata: Mapping[str, str]) -> 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """A tensor's bytes in row-major order, without a copy where it lies contiguous on the host."""
     flat = tensor.detach().contiguous().cpu().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    array: Any = flat.view(torch.uint8).numpy()  # before Python 3.12, numpy's types don't say that it is a buffer
+    return memoryview(array) if flat.numel() else memoryview(b"")
 
 
 def write_file(path: Path, tensors: Sequence[StoredTensor], metadata: Mapping[str, str],

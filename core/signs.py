@@ -3,14 +3,14 @@
 The layout is part of the file format. Bit 1 means negative (-1), bit 0 positive (+1; zero counts as
 positive). Rows are packed one by one. A row falls into tiles of 512 columns of 64 bytes each, where bit k of
 byte j is column `64 k + j` of the tile. If t < 512 columns remain, they follow as a narrower tile of
-`s = ceil(t / 8)` bytes, where bit k of byte j is column `s k + j`; bits past column t - 1 are 0 and mean nothing.
-So a row of n columns takes exactly `ceil(n / 8)` bytes.
+`s = ceil(t / 8)` bytes, where bit k of byte j is column `s k + j`; bits for which there is no column
+are 0 and mean nothing. So a row of n columns takes exactly `ceil(n / 8)` bytes.
 
-Worked example, n = 10: s = 2, so byte 0 holds columns 0, 2, 4, 6, 8 in bits 0 to 4, byte 1 columns 1, 3, 5, 7,
-9. Negative at columns 0, 3 and 9 gives byte 0 = 0b00001 = 1 and byte 1 = 0b10010 = 18.
+Worked example, n = 10: s = 2, so byte 0 holds columns 0, 2, 4, 6, 8 in bits 0 to 4, and byte 1 holds columns
+1, 3, 5, 7, 9. Negative at columns 0, 3 and 9 gives byte 0 = 0b00001 = 1 and byte 1 = 0b10010 = 18.
 
-Every function takes any device: on a CPU compiled kernels do the work, elsewhere plain torch does it, and both
-give the same bits.
+Every function takes any device: on a CPU compiled kernels do the work, elsewhere plain torch does it, and
+both give the same bits.
 """
 
 from __future__ import annotations
@@ -56,16 +56,18 @@ def pack_signs(negative: torch.Tensor) -> torch.Tensor:
     _check_matrix("negative", negative, (torch.bool,))
     if not kernels.handles(negative):
         return _pack_with_torch(negative)
-    packed = torch.zeros(packed_shape(negative.shape), dtype=torch.uint8)
+    packed = torch.zeros(packed_shape(negative.shape), dtype=torch.uint8, device=negative.device)
     kernels.run(kernels.COLLECT, packed, negative.shape[1], a=negative.contiguous())
     return packed
 
 
 def unpack_signs(packed: torch.Tensor, columns: int, dtype: torch.dtype = torch.int8) -> torch.Tensor:
-    """The signs as +1 and -1, (m, columns) in `dtype` (any that holds both), on the same device."""
+    """The signs as +1 and -1, (m, columns) in `dtype`, on the same device. Stray bits are ignored."""
     _check_packed(packed, packed.shape[0], columns)
+    if not dtype.is_signed:
+        raise TypeError(f"Signs can't be unpacked to {dtype}, which has no -1. Use a signed type.")
     signs = torch.empty((packed.shape[0], columns), dtype=dtype, device=packed.device)
-    if dtype == torch.bool or not kernels.handles(signs):
+    if not kernels.handles(signs):
         return _unpack_with_torch(packed, columns).to(dtype)
     kernels.run(kernels.UNPACK, packed.contiguous(), columns, b=signs)
     return signs
@@ -85,12 +87,13 @@ def pack_change(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
         )
     if not kernels.handles(base, tuned):
         return _pack_with_torch(tuned.float() < base.float())
-    packed = torch.zeros(packed_shape(base.shape), dtype=torch.uint8)
+    packed = torch.zeros(packed_shape(base.shape), dtype=torch.uint8, device=base.device)
     kernels.run(kernels.COMPARE, packed, base.shape[1], a=base.contiguous(), b=tuned.contiguous())
     return packed
 
 
 # ------------------------------------------------------------------------------------------------ add
+@torch.no_grad()
 def add_signs(
     base: torch.Tensor,
     packed: torch.Tensor,
@@ -103,8 +106,8 @@ def add_signs(
 
     base: (m, n) contiguous, BF16, F16 or F32, at any address; packed: uint8 (m, row_bytes(n)); row_scale: f32
     (m,); column_scale: f32 (n,). A scale left out is 1; one of them must be given. The result goes to `out`
-    (contiguous; may be `base` itself) or to a new tensor of `out_dtype` (the base's if left out).
-    Raises ValueError or TypeError where the arguments don't fit together.
+    (contiguous; `base` itself will do, any other overlap won't) or to a new tensor of `out_dtype` (the base's
+    if left out). No gradient flows. Raises ValueError or TypeError where the arguments don't fit together.
     """
     _check_matrix("base", base, _FLOATS, contiguous=True)
     rows, columns = base.shape
@@ -117,8 +120,7 @@ def add_signs(
         out = torch.empty_like(base, dtype=out_dtype or base.dtype)
     elif out.shape != base.shape or out_dtype not in (None, out.dtype):
         raise ValueError(
-            f"The output is {tuple(out.shape)} of {out.dtype}, but {tuple(base.shape)} of "
-            f"{out_dtype or out.dtype} is asked for."
+            f"The output is {tuple(out.shape)} of {out.dtype}, but {tuple(base.shape)} of {out_dtype or out.dtype} is asked for."
         )
     _check_matrix("output", out, _FLOATS, contiguous=True)
     given = [t for t in (packed, row_scale, column_scale, out) if t is not None]
@@ -127,7 +129,7 @@ def add_signs(
 
     if not kernels.handles(base, out):
         return _add_with_torch(base, packed, row_scale, column_scale, out)
-    row = torch.ones(rows) if row_scale is None else row_scale.contiguous()
+    row = torch.ones(rows, dtype=torch.float32, device=base.device) if row_scale is None else row_scale.contiguous()
     column = None if column_scale is None else column_scale.contiguous()
     kernels.run(kernels.ADD, packed, columns, a=base, b=out, row_scale=row, column_scale=column)
     return out
@@ -199,9 +201,7 @@ def _add_with_torch(
 
 
 # -------------------------------------------------------------------------------------------- checks
-def _check_matrix(
-    name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...], contiguous: bool = False
-) -> None:
+def _check_matrix(name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...], contiguous: bool = False) -> None:
     if tensor.dtype not in dtypes:
         expected = ", ".join(str(dtype) for dtype in dtypes)
         raise TypeError(f"The {name} is of {tensor.dtype}. It must be one of: {expected}.")
@@ -222,6 +222,4 @@ def _check_packed(packed: torch.Tensor, rows: int, columns: int, contiguous: boo
 
 def _check_scale(axis: str, scale: torch.Tensor | None, length: int) -> None:
     if scale is not None and (scale.dtype != torch.float32 or scale.shape != (length,)):
-        raise ValueError(
-            f"The {axis} scale is {tuple(scale.shape)} of {scale.dtype}. It must be ({length},) of torch.float32."
-        )
+        raise ValueError(f"The {axis} scale is {tuple(scale.shape)} of {scale.dtype}. It must be ({length},) of torch.float32.")

@@ -6,8 +6,8 @@ and f16 arithmetic, and stores that bypass the caches. A weight matrix that is w
 gains nothing from the caches, but a plain store first reads the line it overwrites. The vector types are
 wider than any machine's: LLVM splits them for whatever the processor has (AVX-512, AVX2, SSE, NEON).
 
-Intrinsics and kernels share this file on purpose: Numba's on-disk cache looks only at the kernel's own file to
-see whether it is stale.
+Intrinsics and kernels share this file on purpose: Numba's on-disk cache looks only at the kernel's own file
+to see whether it is stale.
 
 Rows are shared out among short-lived threads, not Numba's parallel loops: its default layer kills the process
 when two threads launch at once, and OpenMP threads wait for each other by spinning, which is slow beside
@@ -99,9 +99,7 @@ def _round_to_bf16(builder: Any, value: Any, lanes: int, check_nan: bool) -> Any
     return builder.shuffle_vector(halves, undefined, ir.Constant(ir.VectorType(_INT32, lanes), upper))
 
 
-def _store_floats(
-    builder: Any, value: Any, address: Any, kind: int, lanes: int, streaming: bool, check_nan: bool = True
-) -> None:
+def _store_floats(builder: Any, value: Any, address: Any, kind: int, lanes: int, streaming: bool, check_nan: bool = True) -> None:
     element = _STORED[kind]
     if kind == BF16:
         value = _round_to_bf16(builder, value, lanes, check_nan)
@@ -132,9 +130,7 @@ def _apply_signs(builder: Any, value: Any, packed: Any, plane: Any, lanes: int) 
     """Flip the sign of those lanes of `value` whose bit `plane` is set."""
     integers = ir.VectorType(_INT32, lanes)
     bits = builder.zext(_load(builder, packed, I8, lanes), integers)
-    up = builder.sub(
-        ir.Constant(_INT32, 31), builder.trunc(plane, _INT32)
-    )  # from bit `plane` to the sign bit
+    up = builder.sub(ir.Constant(_INT32, 31), builder.trunc(plane, _INT32))  # from bit `plane` to the sign bit
     signs = builder.and_(builder.shl(bits, _splat(builder, up, lanes)), _constant(_INT32, lanes, 1 << 31))
     flipped = builder.xor(builder.bitcast(value, integers), signs)
     return builder.bitcast(flipped, ir.VectorType(_FLOAT, lanes))
@@ -232,9 +228,7 @@ def _kernel(step: int, a_kind: int, b_kind: int, columnwise: int, streaming: int
     # Column scales of a wide row don't stay in the first-level cache; two rows at a time halve their traffic.
     together = 2 if columnwise else 1
 
-    def rows(
-        a: int, b: int, packed: int, row_scale: int, column_scale: int, first: int, last: int, columns: int
-    ) -> None:
+    def rows(a: int, b: int, packed: int, row_scale: int, column_scale: int, first: int, last: int, columns: int) -> None:
         tiles = columns // TILE
         stride = (columns - tiles * TILE + 7) // 8
         width = tiles * RUN + stride
@@ -271,13 +265,19 @@ def _kernel(step: int, a_kind: int, b_kind: int, columnwise: int, streaming: int
         if streaming:
             _fence()
 
-    compiled: Callable[..., None] = njit(nogil=True, cache=True)(rows)
+    # A name, and so a cache index, of its own for each: where kernels share one, two processes that compile at the
+    # same time can leave the one's code under the other's key, and these differ in nothing that a load checks.
+    rows.__qualname__ = f"rows_{step}{a_kind}{b_kind}{columnwise}{streaming}"
+    try:
+        compiled: Callable[..., None] = njit(nogil=True, cache=True)(rows)
+    except RuntimeError:  # neither this folder nor the user's cache folder can be written
+        compiled = njit(nogil=True)(rows)
     return compiled
 
 
 @cache
 def _converts_f16() -> bool:
-    """Whether f16 conversion is an instruction here; elsewhere LLVM would call a routine that may be missing."""
+    """Whether f16 conversion is an instruction here; if not, LLVM calls a routine that may be missing."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(binding.get_host_cpu_features().get("f16c", False))
     return platform.machine().lower() in ("aarch64", "arm64")
@@ -285,10 +285,7 @@ def _converts_f16() -> bool:
 
 def handles(*tensors: torch.Tensor) -> bool:
     """Whether the kernels can work on all of these tensors (device and element type)."""
-    return all(
-        t.device.type == "cpu" and t.dtype in KINDS and (t.dtype != torch.float16 or _converts_f16())
-        for t in tensors
-    )
+    return all(t.device.type == "cpu" and t.dtype in KINDS and (t.dtype != torch.float16 or _converts_f16()) for t in tensors)
 
 
 def run(
@@ -300,8 +297,9 @@ def run(
     row_scale: torch.Tensor | None = None,
     column_scale: torch.Tensor | None = None,
 ) -> None:
-    """Do `step` over all rows. Every tensor is contiguous, of fitting shape and `handles` it: not checked here.
+    """Do `step` over all rows.
 
+    Not checked here: every tensor is contiguous and of fitting shape, and `handles` holds for `a` and `b`.
     a, b: (rows, columns); packed: uint8 (rows, ceil(columns / 8)); row_scale: f32 (rows,), needed by ADD;
     column_scale: f32 (columns,) or None for ones. Uses at most `torch.get_num_threads()` threads.
     """
@@ -321,9 +319,6 @@ def run(
     parts = min(rows, threads * _PARTS_PER_THREAD)
     bounds = [rows * part // parts for part in range(parts + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(kernel, *addresses, first, last, columns)
-            for first, last in itertools.pairwise(bounds)
-        ]
+        jobs = [pool.submit(kernel, *addresses, first, last, columns) for first, last in itertools.pairwise(bounds)]
     for job in jobs:
         job.result()

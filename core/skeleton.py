@@ -10,6 +10,7 @@ needs code of its own here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -94,18 +96,20 @@ class Skeleton:
         try:
             loaded = AutoConfig.for_model(**dict(config))
             with init_empty_weights(include_buffers=False):
-                self.model: nn.Module = AutoModelForCausalLM.from_config(
+                self.model: Any = AutoModelForCausalLM.from_config(
                     loaded, experts_implementation="eager", dtype=torch.float32).eval()
-        except (ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError, ZeroDivisionError) as e:
+        except (ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError, ZeroDivisionError,
+                StrictDataclassError) as e:
             raise UnsupportedModel(
                 f"The installed transformers can't build a causal language model of type '{model_type}'.",
-                f"It said: {str(e).splitlines()[0] if str(e) else type(e).__name__}.", "Check config.json, or update transformers.") from e
+                f"It said: {str(e).splitlines()[0] if str(e) else type(e).__name__}.",
+                "Check config.json, or update transformers.") from e
         self.model.requires_grad_(False)
         self.config: Any = self.model.config
         self.blocks_path, self.blocks = self._find_blocks()
         self.keys = set(self.model.state_dict().keys())
-        self.input_name = self._weight_name(self.model.get_input_embeddings())   # type: ignore[operator]
-        self.output_name = self._weight_name(self.model.get_output_embeddings())  # type: ignore[operator]
+        self.input_name = self._weight_name(self.model.get_input_embeddings())
+        self.output_name = self._weight_name(self.model.get_output_embeddings())
         text = self.config.get_text_config()
         self.tied = bool(getattr(text, "tie_word_embeddings", False))
         self.vocabulary = int(text.vocab_size)
@@ -165,6 +169,11 @@ class Skeleton:
         buffers = {k for k, _ in self.model.named_buffers()}    # what is not on disk, the model computes for itself
         missing = sorted(k for k in shapes if k not in filled and k not in buffers
                          and not (k == self.output_name and self.tied))
+        entries: dict[str, int] = {}                            # of stacked experts: one of them may be missing
+        for placement in placements.values():
+            if placement.expert is not None:
+                entries[placement.parameter] = entries.get(placement.parameter, 0) + math.prod(tensors[placement.tensor])
+        missing += sorted(k for k, count in entries.items() if count != math.prod(shapes[k]))
         if missing:
             raise TensorsMissing(f"The checkpoint lacks {len(missing)} tensor(s), first '{missing[0]}'.",
                                  f"A '{self.config.model_type}' model with this config needs them.",

@@ -49,7 +49,7 @@ class Watch(TorchFunctionMode):
     def __init__(self, parameters: Mapping[str, Tensor], report: Callable[[Use], None],
                  stop_after: frozenset[str] | None = None) -> None:
         super().__init__()
-        self.parameters = {p.untyped_storage().data_ptr(): (name, p) for name, p in reversed(parameters.items())}
+        self.parameters = {p.untyped_storage().data_ptr(): (name, p) for name, p in reversed(list(parameters.items()))}
         self.report, self.missing = report, set(stop_after) if stop_after is not None else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,7 +112,8 @@ def cut_batches(training: Tensor, held_out: Tensor | None = None, at_once: int =
 class Hidden:
     """Hidden states of all batches between two blocks: in memory, or in a file once they are large."""
 
-    def __init__(self, batches: Batches, width: int, device: torch.device, folder: Path | None = None, name: str = "hidden") -> None:
+    def __init__(self, batches: Batches, width: int, device: torch.device, folder: Path | None = None,
+                 name: str = "hidden") -> None:
         self.shapes = [(*ids.shape, width) for ids in batches.ids]
         self.device = device
         sizes = [a * b * c for a, b, c in self.shapes]
@@ -122,7 +123,7 @@ class Hidden:
             flat = torch.from_file(str(self.path), shared=True, size=total, dtype=torch.float32)
         else:
             flat = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
-        self.parts = [p.view(shape) for p, shape in zip(flat.split(sizes), self.shapes, strict=True)]
+        self.parts: list[Tensor] = [p.view(shape) for p, shape in zip(flat.split(sizes), self.shapes, strict=True)]
 
     def __getitem__(self, i: int) -> Tensor:
         return self.parts[i].to(self.device, non_blocking=True)
@@ -157,7 +158,7 @@ def start(skeleton: Skeleton, weights: Weights, batches: Batches, device: torch.
 
 def _shared(calls: list[BlockCall], earlier: Sequence[list[BlockCall]]) -> list[BlockCall]:
     """`calls`, or an earlier batch's when they are equal: masks and rotary tables are then held once."""
-    for other in earlier[:1] + earlier[-1:]:
+    for other in (*earlier[:1], *earlier[-1:]):
         if _equal([(c.args, c.kwargs) for c in calls], [(c.args, c.kwargs) for c in other]):
             return other
     first: dict[int, Tensor] = {}

@@ -21,6 +21,7 @@ from torch import Tensor
 from core.codecs import CODECS
 from core.codecs.scales import to_half
 from core.codecs.sign import plane_scales, split_scales
+from core.devices import has_fast_bf16
 from core.record import TensorRecord
 from core.signs import unpack_signs
 from core.skeleton import OUTER
@@ -101,6 +102,7 @@ class Tuner:
             at += self.start_scales[name].numel()
         self.size = at
         self.batches = cut_batches(ids, at_once=tokens_per_step) if len(ids) else Batches([], [])
+        self.narrow = has_fast_bf16(device)
         self.outer_is_fixed = not any(p.tensor in self.start_scales for p in model.by_stage.get(OUTER, []))
 
     @property
@@ -193,15 +195,24 @@ class Tuner:
         update = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + 1e-12)
         return TuneState(state.gains - rate * update, first, second, t, [*state.losses, loss], state.before)
 
+    def _products(self) -> torch.autocast:
+        """Matrix products of a step in bf16 where that is fast: a gradient's noise is far above its rounding.
+
+        Losses that decide anything (before, after) are always in FP32, and so is the head in a step.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow, cache_enabled=False)
+
     def _forward_backward(self, ids: Tensor, i: int, gains: Tensor, tick: Callable[[], None] | None) -> float:
-        skeleton, batches = self.model.skeleton, Batches([ids], [False])
+        skeleton = self.model.skeleton
         with torch.no_grad():
             outer = self.stage(OUTER, gains.detach())
             prologue = skeleton.prologue(outer, ids)
             inputs, hidden = [], prologue.hidden
             for block in range(skeleton.depth):
                 inputs.append(hidden)
-                hidden = skeleton.run_block(block, self.stage(block, gains), hidden, prologue.calls[block])
+                parameters = self.stage(block, gains)
+                with self._products():
+                    hidden = skeleton.run_block(block, parameters, hidden, prologue.calls[block]).float()
                 if tick:
                     tick()
         leaf = hidden.detach().requires_grad_(True)
@@ -210,12 +221,15 @@ class Tuner:
         grad = leaf.grad
         for block in reversed(range(skeleton.depth)):
             leaf = inputs.pop().detach().requires_grad_(True)
-            skeleton.run_block(block, self.stage(block, gains), leaf, prologue.calls[block]).backward(grad)
+            parameters = self.stage(block, gains)
+            with self._products():
+                out = skeleton.run_block(block, parameters, leaf, prologue.calls[block]).float()
+            out.backward(grad)
             grad = leaf.grad
             if tick:
                 tick()
         if not self.outer_is_fixed:
-            skeleton.prologue(self.stage(OUTER, gains), batches.ids[0]).hidden.backward(grad)
+            skeleton.prologue(self.stage(OUTER, gains), ids).hidden.backward(grad)
         return float(loss.detach())
 
     def finish(self, state: TuneState) -> None:

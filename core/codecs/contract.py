@@ -24,6 +24,15 @@ class Codec(Protocol):
     def name(self) -> str:
         """As written in the record."""
 
+    def problem(self, record: TensorRecord) -> str:
+        """What makes no sense in a record that was read, in words that follow its name; empty if all does.
+
+        Shapes are sound by then, and the base's differs from the record's in its first dimension at most.
+        """
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        """The same of stored tensors whose types and shapes are right: indices out of range, scales that are NaN."""
+
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
         """What `encode` will return, by suffix: exact types and shapes, from the record alone."""
 
@@ -52,6 +61,17 @@ def exact_result(record: TensorRecord, base: Tensor) -> Tensor:
     common = min(base.shape[0], record.shape[0])
     result[:common] = base[:common]
     return result
+
+
+def index_problem(index: Tensor, size: int, last: int = 0) -> str:
+    """What is wrong with stored indices (k,): they must ascend, lie below `size` and end in its `last` ones."""
+    if index.numel() == 0:
+        return "lacks its last rows" if last else ""
+    if int(index[0]) < 0 or int(index[-1]) >= size or not bool((index[1:] > index[:-1]).all()):
+        return f"has indices that do not ascend from 0 to {size - 1}"
+    if last and (index.numel() < last or int(index[-last]) != size - last or int(index[-1]) != size - 1):
+        return "lacks its last rows"
+    return ""
 
 
 def logical(record: TensorRecord, change: Tensor) -> Tensor:

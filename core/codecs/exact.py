@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from core.codecs.contract import Stored, exact_result, layout_of, logical
+from core.codecs.contract import Stored, exact_result, index_problem, layout_of, logical
 from core.record import StoredTensor, TensorRecord
 
 
@@ -30,6 +32,12 @@ class Same:
 
     name = "same"
 
+    def problem(self, record: TensorRecord) -> str:
+        return "has more rows than its base" if record.tail else ""
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        return ""
+
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
         return {}
 
@@ -49,6 +57,12 @@ class Rows:
     """A few rows changed or new (added tokens): those rows exactly, by index."""
 
     name = "rows"
+
+    def problem(self, record: TensorRecord) -> str:
+        return "has an impossible count" if not record.shape or not record.tail <= record.count <= record.shape[0] else ""
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        return index_problem(stored["rows"], record.shape[0], record.tail)
 
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
         return layout_of(record, values=(record.dtype, (record.count, *record.shape[1:])),
@@ -84,11 +98,14 @@ class Sparse:
 
     name = "sparse"
 
+    def problem(self, record: TensorRecord) -> str:
+        return "has an impossible count" if record.tail or not 0 <= record.count <= math.prod(record.shape) else ""
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        return index_problem(stored["index"], math.prod(record.shape))
+
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
-        numel = 1
-        for size in record.shape:
-            numel *= size
-        return layout_of(record, index=("I32" if numel < 2**31 else "I64", (record.count,)),
+        return layout_of(record, index=("I32" if math.prod(record.shape) < 2**31 else "I64", (record.count,)),
                          values=(record.dtype, (record.count,)))
 
     def encode(self, record: TensorRecord, base: Tensor | None, tuned: Tensor,
@@ -120,6 +137,12 @@ class Full:
     """The fine-tune's tensor as it is."""
 
     name = "full"
+
+    def problem(self, record: TensorRecord) -> str:
+        return ""
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        return ""
 
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
         return layout_of(record, weight=(record.dtype, record.shape))

@@ -13,8 +13,16 @@ from torch import Tensor
 
 from core.codecs.contract import Stored, exact_result, layout_of
 from core.codecs.scales import from_half, to_half
-from core.record import Slice, StoredTensor, TensorRecord
-from core.signs import add_signs, add_signs_float32, pack_change, pack_signs, packed_shape, unpack_signs
+from core.record import AXES, Slice, StoredTensor, TensorRecord
+from core.signs import (
+    add_signs,
+    add_signs_float32,
+    has_stray_bits,
+    pack_change,
+    pack_signs,
+    packed_shape,
+    unpack_signs,
+)
 
 CHUNK = 1024
 """Outputs that `multiply` unpacks at a time."""
@@ -72,6 +80,32 @@ class Sign:
     """See the module's text."""
 
     name = "sign"
+
+    def problem(self, record: TensorRecord) -> str:
+        if len(record.shape) != 2:
+            return "is no matrix"
+        if not 1 <= record.planes <= 8 or len(record.exponents) != record.planes or (record.tail and record.output_dimension):
+            return "has impossible sign planes"
+        at = 0
+        for piece in record.slices:
+            if piece.start != at or piece.stop <= at or piece.axis not in AXES or piece.slots < piece.used(record.inputs):
+                return "has impossible slices"
+            at = piece.stop
+        if at != record.outputs or (record.output_dimension and len(record.slices) != 1):
+            return "has slices that do not cover its outputs"
+        return ""
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        if not bool(stored["scale"].isfinite().all()):
+            return "has scales that are not finite"
+        at = 0
+        for piece in record.slices * record.planes:
+            if bool(stored["scale"][at + piece.used(record.inputs):at + piece.slots].any()):
+                return "has scales that stand for nothing"
+            at += piece.slots
+        if any(has_stray_bits(plane, record.shape[1]) for plane in stored["signs"]):
+            return "has sign bits that stand for nothing"
+        return ""
 
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
         rows, width = packed_shape((record.shape[0] - record.tail, record.shape[1]))

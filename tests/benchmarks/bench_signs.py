@@ -1,7 +1,7 @@
 """What adding a delta of sign bits costs, as a multiple of a plain copy of the same weights.
 
-Both write a preallocated output with two threads. They take turns, so that whatever else the machine does meets
-both alike, and each figure is the median of the ratios of neighbours.
+Both write a preallocated output with two threads. They take turns, so that whatever else the machine does
+meets both alike, and each figure is the median of the ratios of neighbours.
 """
 
 from __future__ import annotations

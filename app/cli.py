@@ -1,0 +1,236 @@
+"""The command line: `deltadeck COMMAND`. Declares options and help; `app.commands` does the work.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or refused input, 130 cancelled. Only this module, typer and rich are
+loaded until a command runs, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from app.console import REFUSED, Terminal, run
+
+app = typer.Typer(
+    name="deltadeck", rich_markup_mode="rich", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Keep a fine-tune as a small [bold]delta[/] on its base model: make it, check it, rebuild the checkpoint, see how faithful it is.",
+    epilog="Begin with  [cyan]deltadeck demo --tiny[/]  (a minute, no network) or  [cyan]deltadeck plan BASE FINE_TUNED[/].")
+
+_PAIR, _FIT, _OUTPUT = "Checkpoints", "How to fit", "Output"
+_state: dict[str, Any] = {"code": 0, "debug": False}
+
+Base = Annotated[str, typer.Argument(metavar="BASE", help="The base: a folder, or a hub id such as org/name.", show_default=False)]
+Tuned = Annotated[str, typer.Argument(metavar="FINE_TUNED", help="The fine-tune of it: a folder or a hub id.", show_default=False)]
+DeltaFolder = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta's folder.", show_default=False)]
+BaseOption = Annotated[str, typer.Option("--base", "-b", metavar="BASE", help="The delta's base: a folder or a hub id.", show_default=False)]
+TunedOption = Annotated[str, typer.Option("--fine-tuned", "-f", metavar="FT", help="The fine-tune it was made from.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)]
+Recipe = Annotated[Literal["exact", "paper", "bitdelta"], typer.Option(
+    help="[b]exact[/]: best scales in closed form. [b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix.", rich_help_panel=_FIT)]
+Axis = Annotated[Literal["auto", "row", "column", "both", "scalar"], typer.Option(
+    help="How scales lie; auto takes row or column, whichever holds up on held-out text.", rich_help_panel=_FIT)]
+Embeddings = Annotated[Literal["auto", "full"], typer.Option(help="full stores embeddings and head whole.", rich_help_panel=_FIT)]
+Objective = Annotated[Literal["kl", "mse"], typer.Option(help="What tuning lowers: KL to the fine-tune, or squared logit error.",
+                                                         rich_help_panel=_FIT)]
+Calibration = Annotated[str, typer.Option(
+    metavar="SOURCE", help="auto, default (ships with Deltadeck), c4, hub:org/name[:config][:split], or a txt, jsonl, parquet file or folder.",
+    rich_help_panel=_FIT)]
+Samples = Annotated[int, typer.Option(min=2, help="Text samples to fit on.", rich_help_panel=_FIT)]
+TuneSamples = Annotated[int, typer.Option(min=0, help="Further samples for tuning end to end; 0 leaves it out.", rich_help_panel=_FIT)]
+Length = Annotated[int | None, typer.Option(metavar="N", min=8, show_default="by the model's width",
+                                            help="Tokens per sample.", rich_help_panel=_FIT)]
+Seed = Annotated[int, typer.Option(help="Which samples are drawn.", rich_help_panel=_FIT)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_FIT)]
+Events = Annotated[Path | None, typer.Option(metavar="FILE.jsonl", show_default=False, rich_help_panel=_OUTPUT,
+                                             help="Append every event to this file, one JSON object a line.")]
+
+
+def _examples(*lines: str) -> str:
+    """Examples for the end of a help text."""
+    return "[dim]Examples:[/]\n\n" + "\n\n".join(f"  [cyan]{line}[/]" for line in lines)
+
+
+def _carry_out(as_json: bool, work: Callable[[Terminal], None]) -> None:
+    """Run a command's work and leave with its exit code."""
+    terminal = Terminal(as_json, bool(_state["debug"]))
+    raise typer.Exit(run(terminal, lambda: work(terminal)))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from core import __version__
+
+        typer.echo(f"deltadeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a full traceback when something fails.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    _state["debug"] = debug
+
+
+@app.command(rich_help_panel="Make", epilog=_examples("deltadeck plan ./base ./fine-tuned", "deltadeck plan org/base ./fine-tuned --json"))
+def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "exact", axis: Axis = "auto", embeddings: Embeddings = "auto",
+         samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None, device: Device = "auto",
+         json: Json = False) -> None:
+    """Look before you leap: do the two fit, how large will the delta be, what will it take?
+
+    Nothing is written.
+    """
+    from app import commands
+
+    options = {"base": base, "fine_tuned": fine_tuned, "recipe": recipe, "axis": axis, "embeddings": embeddings, "samples": samples,
+               "tune_samples": tune_samples, "sequence_length": sequence_length, "device": device}
+    _carry_out(json, lambda terminal: commands.plan(terminal, options))
+
+
+@app.command(rich_help_panel="Make", epilog=_examples(
+    "deltadeck compress ./base ./fine-tuned -o ./my-delta", "deltadeck compress ./base ./ft -o d --calibration chats.jsonl --axis both"))
+def compress(
+    base: Base, fine_tuned: Tuned,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DELTA", help="The folder to make.", show_default=False,
+                                         rich_help_panel=_OUTPUT)],
+    recipe: Recipe = "exact", axis: Axis = "auto", embeddings: Embeddings = "auto", objective: Objective = "kl",
+    calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None,
+    seed: Seed = 0, device: Device = "auto", events: Events = None, json: Json = False,
+) -> None:
+    """Turn a fine-tune into a delta on its base.
+
+    Ctrl-C stops between steps and keeps what is done; the same command again goes on from there.
+    """
+    from app import commands
+
+    options = {"base": base, "fine_tuned": fine_tuned, "output": output, "recipe": recipe, "axis": axis, "embeddings": embeddings,
+               "objective": objective, "calibration": calibration, "samples": samples, "tune_samples": tune_samples,
+               "sequence_length": sequence_length, "seed": seed, "device": device}
+    _carry_out(json, lambda terminal: commands.compress(terminal, options, events))
+
+
+@app.command(rich_help_panel="Make", epilog=_examples("deltadeck resume ./my-delta.job"))
+def resume(
+    job_folder: Annotated[Path, typer.Argument(metavar="JOB_FOLDER", help="NAME.job, beside the delta being made.", show_default=False)],
+    events: Events = None, json: Json = False,
+) -> None:
+    """Go on with an interrupted compress, from its job folder.
+
+    It ends with the same bytes that an unbroken run writes.
+    """
+    from app import commands
+
+    _carry_out(json, lambda terminal: commands.resume(terminal, job_folder, events))
+
+
+@app.command(rich_help_panel="Look", epilog=_examples("deltadeck inspect ./my-delta", "deltadeck inspect ./my-delta --kind down"))
+def inspect(
+    delta: DeltaFolder,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", show_default=False, help="List layers of one kind only: q, down, norm, ...")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a delta holds: per tensor codec, axis, bytes, losses and recovery; the axis map; fidelity."""
+    from app import commands
+
+    _carry_out(json, lambda terminal: commands.inspect(terminal, delta, kind))
+
+
+@app.command(rich_help_panel="Look", epilog=_examples("deltadeck verify ./my-delta --base ./base"))
+def verify(
+    delta: DeltaFolder,
+    base: Annotated[str | None, typer.Option("--base", "-b", metavar="BASE", show_default=False,
+                                             help="Check that the delta goes with this base too.")] = None,
+    json: Json = False,
+) -> None:
+    """Read every byte of a delta and compare it with what was written. Exit code 1 if anything differs."""
+    from app import commands
+
+    _carry_out(json, lambda terminal: commands.verify(terminal, delta, base))
+
+
+@app.command(rich_help_panel="Use", epilog=_examples("deltadeck export ./my-delta --base ./base -o ./rebuilt"))
+def export(
+    delta: DeltaFolder, base: BaseOption,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The checkpoint folder to make.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Rebuild a whole checkpoint that transformers loads."""
+    from app import commands
+
+    _carry_out(json, lambda terminal: commands.export(terminal, delta, base, output))
+
+
+@app.command(rich_help_panel="Look", epilog=_examples(
+    "deltadeck evaluate ./my-delta --base ./base --fine-tuned ./ft", "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json"))
+def evaluate(
+    delta: DeltaFolder, base: BaseOption, fine_tuned: TunedOption,
+    text: Annotated[str, typer.Option(metavar="SOURCE", help="Any source that --calibration of compress takes. Of the text that the "
+                                      "delta was calibrated on, a part that was not used is taken.")] = "default",
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Measure over at least so many tokens.")] = 20_000,
+    sequence_length: Annotated[int | None, typer.Option(metavar="N", min=8, show_default="the calibration's",
+                                                        help="Tokens per sequence.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Measure how faithful a delta is to its fine-tune, with the base as the zero, on text it has not seen."""
+    from app import commands
+
+    _carry_out(json, lambda terminal: commands.evaluate(terminal, delta, base, fine_tuned, text, tokens, sequence_length, device))
+
+
+@app.command(rich_help_panel="Look", epilog=_examples("deltadeck bench ./my-delta --base ./base --fine-tuned ./ft"))
+def bench(
+    delta: DeltaFolder, base: BaseOption, fine_tuned: TunedOption,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each kind.")] = 5,
+    json: Json = False,
+) -> None:
+    """Time loading the whole fine-tune against switching a loaded base, warm and cold."""
+    from app import commands
+
+    _carry_out(json, lambda terminal: commands.bench(terminal, delta, base, fine_tuned, repeats))
+
+
+@app.command(rich_help_panel="Try", epilog=_examples("deltadeck demo --tiny", "deltadeck demo ~/deltadeck-demo"))
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the delta and its report go.")] = Path("deltadeck-demo"),
+    tiny: Annotated[bool, typer.Option("--tiny", help="Use the tiny models that ship with Deltadeck: no download, a minute.")] = False,
+    json: Json = False,
+) -> None:
+    """See it work: make a fine-tune that talks like a pirate, compress it, compare its answers.
+
+    The real demo fetches a 135 M parameter model (93 MB) once and trains for some minutes on a CPU.
+    """
+    from app import demo as demonstration
+
+    _carry_out(json, lambda terminal: demonstration.run_demo(terminal, folder, tiny))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--debug" in given:                              # wherever it stands
+        given = ["--debug", *(a for a in given if a != "--debug")]
+    try:
+        result = app(given or ["--help"], prog_name="deltadeck", standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except Exception as e:
+        if not hasattr(e, "format_message"):
+            raise
+        return _bad_usage(e, "--json" in given)
+    return result if isinstance(result, int) else 0
+
+
+def _bad_usage(error: Any, as_json: bool) -> int:
+    """Tell of arguments that can't be understood, with a hint at the help."""
+    message = str(error.format_message()).replace("\n\t", " ").strip()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "deltadeck"
+    if message:
+        Terminal(as_json).fail("BadUsage", message, "", f"See: {path} --help")
+    return REFUSED

@@ -1,0 +1,191 @@
+"""Results as tables: records by kind and one by one, the axis map, fidelity, sizes. Drawn for 100 columns, wider if there is room."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from app.words import duration, percent, shape, size
+
+KIND_ORDER = ("embed", "qkv", "q", "k", "v", "o", "gate_up", "gate", "up", "down", "head", "norm", "bias")
+LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S", "auto": "?"}
+_CODEC_LETTERS = {"same": "=", "rows": "r", "sparse": "s", "lowrank": "L", "full": "F"}
+AXIS_WORDS = {"row": "row", "column": "column", "both": "row x column", "scalar": "scalar", "auto": "row|column"}
+LEGEND = "R row (per output)   C column (per input)   B row x column   S scalar   L low rank   F full   = same   s sparse   r rows"
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """All tensors of one kind: how many, how they are stored, bytes, and means over them (None where not measured)."""
+
+    kind: str
+    count: int
+    codecs: dict[str, int]
+    axes: dict[str, int]
+    bytes: int
+    full_bytes: int
+    change: float
+    unchanged: float
+    recovery: float | None
+
+
+def record_size(record: Any) -> int:
+    """Bytes a record's tensors take in the delta."""
+    from core.artifact import stored_tensors
+
+    return sum(t.nbytes for t in stored_tensors(record))
+
+
+def full_size(record: Any) -> int:
+    """Bytes of the fine-tune's tensor."""
+    return int(record.torch_dtype.itemsize * _numel(record.shape))
+
+
+def _numel(sides: Sequence[int]) -> int:
+    product = 1
+    for side in sides:
+        product *= side
+    return product
+
+
+def record_recovery(record: Any) -> float | None:
+    """Mean over slices of 1 - held-out loss; None where nothing was fitted."""
+    found = [x.recovery for x in record.losses if x.recovery is not None]
+    return sum(found) / len(found) if found else None
+
+
+def by_kind(records: Iterable[Any]) -> list[KindSummary]:
+    """Sums per layer kind: in the order in which data meets them, then the rest by name."""
+    groups: dict[str, list[Any]] = {}
+    for record in records:
+        groups.setdefault(record.kind, []).append(record)
+
+    def key(kind: str) -> tuple[int, str]:
+        return (KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER), kind)
+    rows = []
+    for kind in sorted(groups, key=key):
+        members = groups[kind]
+        changes = sorted(r.change for r in members)
+        weights = [_numel(r.shape) for r in members]
+        recoveries = [x for x in map(record_recovery, members) if x is not None]
+        rows.append(KindSummary(
+            kind, len(members), dict(Counter(r.codec for r in members)),
+            dict(Counter(s.axis for r in members if r.codec == "sign" for s in r.slices)), sum(map(record_size, members)),
+            sum(map(full_size, members)), (changes[len(changes) // 2] + changes[(len(changes) - 1) // 2]) / 2,
+            sum(r.unchanged * w for r, w in zip(members, weights, strict=True)) / max(1, sum(weights)),
+            sum(recoveries) / len(recoveries) if recoveries else None))
+    return rows
+
+
+def table(*columns: str, left: int = 1) -> Table:
+    """An empty table in this program's style; the first `left` columns hold words, the others numbers."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i < left else "right", no_wrap=i >= left)
+    return grid
+
+
+def counts(found: Mapping[str, int], words: Mapping[str, str] | None = None) -> str:
+    """`sign`, or `28 sign, 2 lowrank` where there are several."""
+    named = {(words or {}).get(k, k): n for k, n in found.items()}
+    if len(named) == 1:
+        return next(iter(named))
+    return ", ".join(f"{n} {name}" for name, n in sorted(named.items(), key=lambda pair: -pair[1]))
+
+
+def kinds_table(kinds: Sequence[KindSummary], *, planned: bool) -> Table:
+    """One line per kind; a plan shows how far apart the checkpoints are, a finished delta what was recovered."""
+    last = ("Unchanged",) if planned else ("Recovery",)
+    grid = table("Kind", "Codec", "Axis", "Tensors", "Change", *last, "Bytes", "Of full", left=3)
+    for k in kinds:
+        extra = percent(k.unchanged) if planned else ("" if k.recovery is None else f"{k.recovery:.3f}")
+        grid.add_row(k.kind, counts(k.codecs), counts(k.axes, AXIS_WORDS) if k.axes else "", str(k.count), percent(k.change, 2), extra,
+                     size(k.bytes), percent(k.bytes / k.full_bytes if k.full_bytes else 0))
+    total, full = sum(k.bytes for k in kinds), sum(k.full_bytes for k in kinds)
+    grid.add_section()
+    grid.add_row("all", "", "", str(sum(k.count for k in kinds)), "", "", size(total), percent(total / full if full else 0))
+    return grid
+
+
+def tensors_table(records: Iterable[Any]) -> Table:
+    """One line per tensor: how it is stored, and held-out losses relative to no delta for each axis that was tried."""
+    grid = table("Tensor", "Shape", "Codec", "Axis", "Bytes", "Loss row", "column", "both", "scalar", "Recovery", left=4)
+    for r in records:
+        losses = {axis: [x.axis[axis] for x in r.losses if axis in x.axis] for axis in ("row", "column", "both", "scalar")}
+        shown = [f"{sum(v) / len(v):.4f}" if v else "" for v in losses.values()]
+        recovered = record_recovery(r)
+        axes = ", ".join(AXIS_WORDS[s.axis] for s in r.slices) if r.codec == "sign" else ""
+        grid.add_row(r.name, shape(r.shape), r.codec, axes, f"{record_size(r):,}", *shown,
+                     "" if recovered is None else f"{recovered:.4f}")
+    return grid
+
+
+def axis_map(records: Iterable[Any]) -> list[list[str]]:
+    """Blocks by kinds with one letter each (see LEGEND): a first line of kinds, then one line per block. Matrices only."""
+    cells: dict[int, dict[str, list[str]]] = {}
+    kinds: list[str] = []
+    for r in records:
+        if r.block is None or len(r.shape) != 2:
+            continue
+        if r.kind not in kinds:
+            kinds.append(r.kind)
+        letters = [LETTERS[s.axis] for s in r.slices] if r.codec == "sign" else [_CODEC_LETTERS[r.codec]]
+        cells.setdefault(r.block, {}).setdefault(r.kind, []).extend(letters)
+    kinds.sort(key=lambda k: KIND_ORDER.index(k) if k in KIND_ORDER else len(KIND_ORDER))
+
+    def cell(letters: list[str]) -> str:
+        # Many experts in one place: the letters with their counts.
+        return "".join(letters) if len(letters) <= 4 else " ".join(f"{n}{c}" for c, n in Counter(letters).most_common())
+    return [["", *kinds]] + [[str(b), *(cell(cells[b].get(k, [])) for k in kinds)] for b in sorted(cells)]
+
+
+def axis_map_table(rows: Sequence[Sequence[str]]) -> Table:
+    """The axis map in colours (letters carry the meaning)."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    for i, head in enumerate(rows[0]):
+        grid.add_column(head or "block", justify="right" if i == 0 else "center", style="dim" if i == 0 else "")
+    colours = {"R": "#4da3e0", "C": "#e8833a", "B": "#b48ead"}
+    for row in rows[1:]:
+        grid.add_row(row[0], *(Text(c, style=colours.get(c[:1], "")) for c in row[1:]))
+    return grid
+
+
+def fidelity_table(report: Mapping[str, Any]) -> Table:
+    """Base and variant against the fine-tune, from `fidelity.Report.as_dict()`."""
+    grid = table("", "KL mean", "+-", "KL p99", "Top-1", "Perplexity", "+-")
+    for name in ("base", "variant"):
+        f = report[name]
+        grid.add_row(name, f"{f['kl_mean']:.5f}", f"{f['kl_se']:.5f}", f"{f['kl_p99']:.4f}", percent(f["top1"], 2), f"{f['ppl']:.3f}",
+                     f"{f['ppl_se']:.3f}")
+    own = report["fine_tuned"]
+    grid.add_row("fine-tune", "0", "", "0", "100 %", f"{own['ppl']:.3f}", f"{own['ppl_se']:.3f}")
+    return grid
+
+
+def times_table(times: Mapping[str, Any]) -> Table:
+    """Load times of `core.loadtime` by way, warm and cold."""
+    words = {"full": "load the whole fine-tune", "switch": "switch a loaded base", "start": "load base, then switch"}
+    grid = table("", "Warm", "lowest to highest", "Cold", "lowest to highest")
+    for way, text in words.items():
+        cells = []
+        for kind in ("warm", "cold"):
+            t = times[kind].get(way)
+            cells += [duration(t["median"]), f"{t['lowest']:.3f} to {t['highest']:.3f} s"] if t else ["not measured", ""]
+        grid.add_row(text, *cells)
+    return grid
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values in two columns, for summaries."""
+    grid = Table.grid(padding=(0, 3))
+    grid.add_column(style="dim")
+    grid.add_column()
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid

@@ -1,0 +1,140 @@
+"""How faithful a delta is on text that its making has not seen: the variant as it is read back, beside its base.
+
+Which text counts as unseen: a delta notes the source, seed and sequence length of its calibration and how many
+sequences it took. Text of another source is used from its beginning. Of the same source the same shuffled stream is
+taken up behind what calibration used, so no token is shared by construction (another seed would not do: it shuffles
+the same documents). Where too little is left there, sequences follow that were held out while the delta was made:
+they were never fitted to, only looked at to choose between finished fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.artifact import Delta, check_base
+from core.calibration import load_tokenizer, resolve_default, split_samples
+from core.checkpoint import Checkpoint
+from core.devices import choose_device, exact_arithmetic
+from core.errors import BadOption, CalibrationUnusable
+from core.fidelity import LOGITS_AT_ONCE, Report, compare
+from core.merge import variant_model
+from core.stream import cut_batches
+from core.weights import StagedModel, TensorWeights
+
+TOKENS = 20_000
+"""Measured at least by default."""
+
+FEWEST_SEQUENCES = 4
+"""Below which a standard error says nothing."""
+
+_PARTS = ("fit", "fit_held_out", "tune", "tune_held_out")
+"""The order in which a job cuts its parts from the stream."""
+
+
+@dataclass(frozen=True)
+class HeldOutText:
+    """Token sequences (sequences, tokens) int64, and where they come from, in words for a report."""
+
+    ids: Tensor
+    source: str
+    note: str = ""
+
+
+def held_out_text(delta: Delta, base: Checkpoint, tuned: Checkpoint, source: str = "default", *, tokens: int = TOKENS,
+                  sequence_length: int | None = None, offline: bool | None = None) -> HeldOutText:
+    """At least `tokens` tokens of `source` that the delta's making has not fitted to, fewer (and a note) if it is short.
+
+    `sequence_length` is the calibration's own unless given. Raises `CalibrationUnusable` when the source can't be read
+    or has next to nothing unseen left, `BadOption` for senseless numbers.
+    """
+    if tokens < 1 or (sequence_length is not None and sequence_length < 8):
+        raise BadOption("Tokens must be at least 1 and sequences at least 8 tokens long.", "", "Use larger numbers.")
+    made = delta.config.calibration
+    source = resolve_default(offline=offline) if source == "auto" else source
+    own_length = int(made.get("sequence_length") or 256)
+    length = sequence_length or own_length
+    count = max(FEWEST_SEQUENCES, math.ceil(tokens / length))
+    taken = made.get("samples")
+    taken = {k: int(v) for k, v in taken.items()} if isinstance(taken, dict) else {}
+    same = _named(source) == _named(str(made.get("source")))
+    seed = int(made.get("seed", 0))
+    tokenizer = load_tokenizer(tuned.folder) or load_tokenizer(base.folder)
+    # A sequence may begin with a token of its own, so cut to another length, calibration may reach one further.
+    used = math.ceil(sum(taken.values()) * own_length / length) + (length != own_length) if same else 0
+    stream = split_samples(source, tokenizer, counts={"text": used + count}, sequence_length=length, seed=seed,
+                           offline=offline).parts["text"]
+    pieces = [stream[used:]]
+    note = ""
+    if len(stream) < used + count and same and length == own_length:
+        stops = _ranges(taken)
+        for part in ("tune_held_out", "fit_held_out"):
+            missing = count - sum(len(p) for p in pieces)
+            begin, stop = stops[part]
+            if missing > 0 and stop > begin:
+                pieces.append(stream[begin:min(stop, begin + missing)])
+                note = (f"Calibration left too little of '{source}': the text includes sequences that were held out while the "
+                        "delta was made (never fitted to, but used to choose between fits).")
+    found = sum(len(p) for p in pieces)
+    if found < FEWEST_SEQUENCES:
+        raise CalibrationUnusable(f"The text source {source} has too little left that calibration has not used: "
+                                  f"{found} sequences of {length} tokens.", "",
+                                  "Give another text, or a longer one.")
+    ids = torch.cat(pieces)
+    if ids.numel() < tokens:
+        note = (note + " " if note else "") + f"Only {ids.numel():,} tokens of unseen text were to be had."
+    return HeldOutText(ids, _named(source), note)
+
+
+def evaluate_delta(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: HeldOutText, *, device: str = "auto",
+                   progress: Callable[[int, int], None] | None = None) -> Report:
+    """Fidelity of base and variant to the fine-tune on a text; the variant's tensors come from the delta folder.
+
+    `progress` is called with (steps done, of how many) and may raise to stop. Token ids beyond the smallest of the three
+    vocabularies count as its last entry, for all alike. Raises `WrongBase`.
+    """
+    check_base(delta, base)
+    where = choose_device(device)
+    target, student, zero = StagedModel.of(tuned), variant_model(delta, base), StagedModel.of(base)
+    vocabulary = min(m.skeleton.vocabulary for m in (target, student, zero))
+    ids = text.ids.clamp_max(vocabulary - 1)
+    others = {"base": (zero, TensorWeights(zero, base.view, where)),
+              "variant": (student, TensorWeights(student, lambda name: delta.variant(base, name), where))}
+    total = _steps(ids, vocabulary, [m.skeleton.depth for m in (target, student, zero)])
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(min(done, total), total)
+
+    with exact_arithmetic():
+        found, (ppl, error) = compare((target, TensorWeights(target, tuned.view, where)), others, ids, where, tick)
+    return Report(ids.numel(), found["base"], found["variant"], ppl, error)
+
+
+def _steps(ids: Tensor, vocabulary: int, depths: list[int]) -> int:
+    """How often `compare` ticks: once per batch and block of each model, once per piece of logits."""
+    batches = cut_batches(ids).ids
+    rows = max(1, LOGITS_AT_ONCE // (ids.shape[1] * vocabulary))
+    return len(batches) * sum(depths) + sum(math.ceil(len(b) / rows) for b in batches)
+
+
+def _ranges(taken: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """First and last-but-one sequence of each part of a calibration."""
+    ranges, at = {}, 0
+    for part in _PARTS:
+        ranges[part] = (at, at + taken.get(part, 0))
+        at += taken.get(part, 0)
+    return ranges
+
+
+def _named(source: str) -> str:
+    """A source without its folder: a delta does not tell where on a disk its text lay."""
+    return source if source.startswith("hub:") else Path(source).name
