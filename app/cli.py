@@ -13,35 +13,42 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app.console import REFUSED, Terminal, run
+from app.console import REFUSED, Terminal, quiet_process, run
 
 app = typer.Typer(
     name="deltadeck", rich_markup_mode="rich", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Keep a fine-tune as a small [bold]delta[/] on its base model: make it, check it, rebuild the checkpoint, see how faithful it is.",
+    help="Keep a fine-tune as a small [bold]delta[/] on its base model: make it, check it, rebuild the checkpoint, see how "
+         "faithful it is.",
     epilog="Begin with  [cyan]deltadeck demo --tiny[/]  (a minute, no network) or  [cyan]deltadeck plan BASE FINE_TUNED[/].")
 
 _PAIR, _FIT, _OUTPUT = "Checkpoints", "How to fit", "Output"
 _state: dict[str, Any] = {"code": 0, "debug": False}
 
-Base = Annotated[str, typer.Argument(metavar="BASE", help="The base: a folder, or a hub id such as org/name.", show_default=False)]
-Tuned = Annotated[str, typer.Argument(metavar="FINE_TUNED", help="The fine-tune of it: a folder or a hub id.", show_default=False)]
+Base = Annotated[str, typer.Argument(metavar="BASE", show_default=False,
+                                     help="The base: a folder, or a hub id such as org/name.")]
+Tuned = Annotated[str, typer.Argument(metavar="FINE_TUNED", show_default=False,
+                                      help="The fine-tune of it: a folder or a hub id.")]
 DeltaFolder = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta's folder.", show_default=False)]
-BaseOption = Annotated[str, typer.Option("--base", "-b", metavar="BASE", help="The delta's base: a folder or a hub id.", show_default=False)]
-TunedOption = Annotated[str, typer.Option("--fine-tuned", "-f", metavar="FT", help="The fine-tune it was made from.", show_default=False)]
+BaseOption = Annotated[str, typer.Option("--base", "-b", metavar="BASE", show_default=False,
+                                         help="The delta's base: a folder or a hub id.")]
+TunedOption = Annotated[str, typer.Option("--fine-tuned", "-f", metavar="FT", show_default=False,
+                                          help="The fine-tune it was made from.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)]
 Recipe = Annotated[Literal["exact", "paper", "bitdelta"], typer.Option(
-    help="[b]exact[/]: best scales in closed form. [b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix.", rich_help_panel=_FIT)]
+    help="[b]exact[/]: best scales in closed form. [b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix.",
+    rich_help_panel=_FIT)]
 Axis = Annotated[Literal["auto", "row", "column", "both", "scalar"], typer.Option(
     help="How scales lie; auto takes row or column, whichever holds up on held-out text.", rich_help_panel=_FIT)]
 Embeddings = Annotated[Literal["auto", "full"], typer.Option(help="full stores embeddings and head whole.", rich_help_panel=_FIT)]
 Objective = Annotated[Literal["kl", "mse"], typer.Option(help="What tuning lowers: KL to the fine-tune, or squared logit error.",
                                                          rich_help_panel=_FIT)]
 Calibration = Annotated[str, typer.Option(
-    metavar="SOURCE", help="auto, default (ships with Deltadeck), c4, hub:org/name[:config][:split], or a txt, jsonl, parquet file or folder.",
-    rich_help_panel=_FIT)]
+    metavar="SOURCE", rich_help_panel=_FIT,
+    help="auto, default (ships with Deltadeck), c4, hub:org/name\\[:config]\\[:split], or a txt, jsonl, parquet file or folder.")]
 Samples = Annotated[int, typer.Option(min=2, help="Text samples to fit on.", rich_help_panel=_FIT)]
-TuneSamples = Annotated[int, typer.Option(min=0, help="Further samples for tuning end to end; 0 leaves it out.", rich_help_panel=_FIT)]
+TuneSamples = Annotated[int, typer.Option(min=0, rich_help_panel=_FIT,
+                                          help="Further samples for tuning end to end; 0 leaves it out.")]
 Length = Annotated[int | None, typer.Option(metavar="N", min=8, show_default="by the model's width",
                                             help="Tokens per sample.", rich_help_panel=_FIT)]
 Seed = Annotated[int, typer.Option(help="Which samples are drawn.", rich_help_panel=_FIT)]
@@ -72,12 +79,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show a full traceback when something fails.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Show the version and exit.")] = False,
 ) -> None:
     _state["debug"] = debug
 
 
-@app.command(rich_help_panel="Make", epilog=_examples("deltadeck plan ./base ./fine-tuned", "deltadeck plan org/base ./fine-tuned --json"))
+@app.command(rich_help_panel="Make", epilog=_examples(
+    "deltadeck plan ./base ./fine-tuned", "deltadeck plan org/base ./fine-tuned --json"))
 def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "exact", axis: Axis = "auto", embeddings: Embeddings = "auto",
          samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None, device: Device = "auto",
          json: Json = False) -> None:
@@ -87,13 +96,14 @@ def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "exact", axis: Axis = "
     """
     from app import commands
 
-    options = {"base": base, "fine_tuned": fine_tuned, "recipe": recipe, "axis": axis, "embeddings": embeddings, "samples": samples,
-               "tune_samples": tune_samples, "sequence_length": sequence_length, "device": device}
+    options = {"base": base, "fine_tuned": fine_tuned, "recipe": recipe, "axis": axis, "embeddings": embeddings,
+               "samples": samples, "tune_samples": tune_samples, "sequence_length": sequence_length, "device": device}
     _carry_out(json, lambda terminal: commands.plan(terminal, options))
 
 
 @app.command(rich_help_panel="Make", epilog=_examples(
-    "deltadeck compress ./base ./fine-tuned -o ./my-delta", "deltadeck compress ./base ./ft -o d --calibration chats.jsonl --axis both"))
+    "deltadeck compress ./base ./fine-tuned -o ./my-delta",
+    "deltadeck compress ./base ./ft -o d --calibration chats.jsonl --axis both"))
 def compress(
     base: Base, fine_tuned: Tuned,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DELTA", help="The folder to make.", show_default=False,
@@ -116,7 +126,8 @@ def compress(
 
 @app.command(rich_help_panel="Make", epilog=_examples("deltadeck resume ./my-delta.job"))
 def resume(
-    job_folder: Annotated[Path, typer.Argument(metavar="JOB_FOLDER", help="NAME.job, beside the delta being made.", show_default=False)],
+    job_folder: Annotated[Path, typer.Argument(metavar="JOB_FOLDER", show_default=False,
+                                               help="NAME.job, beside the delta being made.")],
     events: Events = None, json: Json = False,
 ) -> None:
     """Go on with an interrupted compress, from its job folder.
@@ -131,7 +142,8 @@ def resume(
 @app.command(rich_help_panel="Look", epilog=_examples("deltadeck inspect ./my-delta", "deltadeck inspect ./my-delta --kind down"))
 def inspect(
     delta: DeltaFolder,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", show_default=False, help="List layers of one kind only: q, down, norm, ...")] = None,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", show_default=False,
+                                             help="List layers of one kind only: q, down, norm, ...")] = None,
     json: Json = False,
 ) -> None:
     """Show what a delta holds: per tensor codec, axis, bytes, losses and recovery; the axis map; fidelity."""
@@ -156,7 +168,8 @@ def verify(
 @app.command(rich_help_panel="Use", epilog=_examples("deltadeck export ./my-delta --base ./base -o ./rebuilt"))
 def export(
     delta: DeltaFolder, base: BaseOption,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The checkpoint folder to make.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False,
+                                         help="The checkpoint folder to make.")],
     json: Json = False,
 ) -> None:
     """Rebuild a whole checkpoint that transformers loads."""
@@ -166,11 +179,12 @@ def export(
 
 
 @app.command(rich_help_panel="Look", epilog=_examples(
-    "deltadeck evaluate ./my-delta --base ./base --fine-tuned ./ft", "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json"))
+    "deltadeck evaluate ./my-delta --base ./base --fine-tuned ./ft",
+    "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json"))
 def evaluate(
     delta: DeltaFolder, base: BaseOption, fine_tuned: TunedOption,
-    text: Annotated[str, typer.Option(metavar="SOURCE", help="Any source that --calibration of compress takes. Of the text that the "
-                                      "delta was calibrated on, a part that was not used is taken.")] = "default",
+    text: Annotated[str, typer.Option(metavar="SOURCE", help="Any source that compress takes for --calibration. Of the text that "
+                                      "the delta was calibrated on, a part that was not used is taken.")] = "default",
     tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Measure over at least so many tokens.")] = 20_000,
     sequence_length: Annotated[int | None, typer.Option(metavar="N", min=8, show_default="the calibration's",
                                                         help="Tokens per sequence.")] = None,
@@ -180,7 +194,8 @@ def evaluate(
     """Measure how faithful a delta is to its fine-tune, with the base as the zero, on text it has not seen."""
     from app import commands
 
-    _carry_out(json, lambda terminal: commands.evaluate(terminal, delta, base, fine_tuned, text, tokens, sequence_length, device))
+    _carry_out(json, lambda terminal: commands.evaluate(terminal, delta, base, fine_tuned, text, tokens, sequence_length,
+                                                        device))
 
 
 @app.command(rich_help_panel="Look", epilog=_examples("deltadeck bench ./my-delta --base ./base --fine-tuned ./ft"))
@@ -197,8 +212,10 @@ def bench(
 
 @app.command(rich_help_panel="Try", epilog=_examples("deltadeck demo --tiny", "deltadeck demo ~/deltadeck-demo"))
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the delta and its report go.")] = Path("deltadeck-demo"),
-    tiny: Annotated[bool, typer.Option("--tiny", help="Use the tiny models that ship with Deltadeck: no download, a minute.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]",
+                                           help="Where the delta and its report go.")] = Path("deltadeck-demo"),
+    tiny: Annotated[bool, typer.Option("--tiny", help="Use the tiny models that ship with Deltadeck: no download, a "
+                                                      "minute.")] = False,
     json: Json = False,
 ) -> None:
     """See it work: make a fine-tune that talks like a pirate, compress it, compare its answers.
@@ -212,6 +229,8 @@ def demo(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
+    if arguments is None:
+        quiet_process()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--debug" in given:                              # wherever it stands
         given = ["--debug", *(a for a in given if a != "--debug")]

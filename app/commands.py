@@ -13,9 +13,9 @@ from rich.panel import Panel
 
 from app import tables
 from app.compressing import calibration_place, place, read_request, run_job
-from app.console import Failed, Terminal, quiet_libraries, quiet_transformers
+from app.console import Failed, Terminal, quiet_transformers
 from app.progress import showing
-from app.words import count, duration, percent, ratio, size
+from app.words import count, duration, percent, size, smaller_than
 
 if TYPE_CHECKING:
     from core.job import Request, Result
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 def prepare(terminal: Terminal) -> None:
     """Load the engine, which takes some seconds, and keep its libraries quiet."""
-    quiet_libraries()
     if terminal.live:
         with terminal.err.status("Starting the engine"):
             _load_engine()
@@ -54,7 +53,8 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
         display.stage("Planning", len(tuned.tensors), "tensors")
         found = make_plan(base, tuned, options, display.counter)
         length, samples = sequence_length(request, tuned.config), sample_counts(request)
-        sizes = Sizes((samples["fit"] + samples["fit_held_out"]) * length, samples["tune"] * length, samples["tune_held_out"] * length)
+        sizes = Sizes((samples["fit"] + samples["fit_held_out"]) * length, samples["tune"] * length,
+                      samples["tune_held_out"] * length)
         width = int(tuned.config.get("hidden_size") or tuned.config.get("n_embd") or 1024)
         cost = estimate(found, sizes, device, width)
         summaries = {"base": base.describe(), "fine_tuned": tuned.describe()}
@@ -77,7 +77,8 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
                   f"{count(s.blocks or 0, 'block')}, {', '.join(s.dtypes)}")
         out.print(tables.kinds_table(kinds, planned=True))
         out.print(tables.facts([
-            ("Delta weights", f"[bold]{size(found.weights_bytes)}[/] ({found.weights_bytes:,} bytes), {ratio(found.full_bytes, found.weights_bytes)} than {size(found.full_bytes)}"),
+            ("Delta weights", f"[bold]{size(found.weights_bytes)}[/] ({found.weights_bytes:,} bytes), "
+                              f"{smaller_than(found.full_bytes, found.weights_bytes)}"),
             ("Other files", f"{size(found.sidecar_bytes)} in {count(len(found.sidecars), 'file')} that differ from the base's"
              if found.sidecars else "none that differ from the base's"),
             ("Time", f"about {duration(cost.seconds)} on {device}"),
@@ -156,12 +157,14 @@ def fidelity_line(fidelity: dict[str, Any]) -> str:
 def show_summary(out: Console, result: Result, base: str, tuned: str) -> None:
     """The end of a job on screen."""
     config = result.delta.config
-    here, axes = short_path(result.folder), {}
+    here = short_path(result.folder)
+    axes: dict[str, int] = {}
     for kind in tables.by_kind(config.tensors):
         for axis, n in kind.axes.items():
             axes[axis] = axes.get(axis, 0) + n
     rows = [("Delta", f"[bold]{escape(here)}[/]"),
-            ("Weights", f"[bold]{size(result.delta.weights_bytes)}[/], {ratio(result.plan.full_bytes, result.delta.weights_bytes)} than {size(result.plan.full_bytes)}"),
+            ("Weights", f"[bold]{size(result.delta.weights_bytes)}[/], "
+                        f"{smaller_than(result.plan.full_bytes, result.delta.weights_bytes)}"),
             ("Recovery", fidelity_line(config.fidelity))]
     if axes:
         rows.append(("Axes", tables.counts(axes, tables.AXIS_WORDS)))
@@ -170,7 +173,8 @@ def show_summary(out: Console, result: Result, base: str, tuned: str) -> None:
         rows.append(("Notes", f"{count(len(config.warnings), 'note')}, kept in README.md"))
     out.print(Panel(tables.facts(rows), title="Done", title_align="left", border_style="green", expand=False))
     base, tuned = short_path(Path(base)), short_path(Path(tuned))
-    out.print(f"Next: [cyan]deltadeck evaluate {escape(here)} --base {escape(base)} --fine-tuned {escape(tuned)}[/]", soft_wrap=True)
+    out.print(f"Next: [cyan]deltadeck evaluate {escape(here)} --base {escape(base)} --fine-tuned {escape(tuned)}[/]",
+              soft_wrap=True)
     out.print(f"      [cyan]deltadeck export {escape(here)} --base {escape(base)} -o FOLDER[/]", soft_wrap=True)
 
 
@@ -185,7 +189,6 @@ def short_path(path: Path) -> str:
 # ------------------------------------------------------------------------------------- inspect and verify
 def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
     """Show what a delta holds."""
-    quiet_libraries()
     from core.artifact import open_delta
     from core.errors import BadOption
 
@@ -198,10 +201,12 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
     rows = tables.axis_map(config.tensors)
     full = sum(map(tables.full_size, config.tensors))
     value = {
-        "folder": str(folder), "base": config.base.name, "fine_tuned": config.fine_tuned, "architecture": config.base.architecture,
+        "folder": str(folder), "base": config.base.name, "fine_tuned": config.fine_tuned,
+        "architecture": config.base.architecture,
         "format_version": config.format_version, "tool_version": config.tool_version, "weights_bytes": delta.weights_bytes,
         "full_bytes": full, "ratio": full / max(1, delta.weights_bytes), "files": {n: e.bytes for n, e in config.files.items()},
-        "method": config.method, "calibration": config.calibration, "fidelity": config.fidelity, "recovery": recovery(config.fidelity),
+        "method": config.method, "calibration": config.calibration, "fidelity": config.fidelity,
+        "recovery": recovery(config.fidelity),
         "warnings": list(config.warnings), "kinds": [asdict(k) for k in kinds], "axis_map": rows,
         "tensors": [{"name": r.name, "kind": r.kind, "block": r.block, "codec": r.codec, "axes": [s.axis for s in r.slices],
                      "shape": r.shape, "dtype": r.dtype, "bytes": tables.record_size(r), "full_bytes": tables.full_size(r),
@@ -215,10 +220,10 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
         out.print(tables.kinds_table(kinds, planned=False))
         if len(rows) > 1:
             out.print(tables.axis_map_table(rows))
-            out.print(f"{tables.LEGEND}\n", style="dim")
+            out.print(f"{tables.legend(rows)}\n", style="dim")
         out.print(tables.facts([
             ("Delta", f"[bold]{escape(config.fine_tuned)}[/] on {escape(config.base.name)} ({escape(config.base.architecture)})"),
-            ("Weights", f"[bold]{size(delta.weights_bytes)}[/], {ratio(full, delta.weights_bytes)} than {size(full)}"),
+            ("Weights", f"[bold]{size(delta.weights_bytes)}[/], {smaller_than(full, delta.weights_bytes)}"),
             ("Recovery", fidelity_line(config.fidelity)),
             ("Method", escape(", ".join(f"{k} {v}" for k, v in config.method.items()))),
             ("Calibration", escape(", ".join(f"{k} {v}" for k, v in config.calibration.items() if k != "sha256")))]))
@@ -229,7 +234,6 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
 
 def verify(terminal: Terminal, folder: Path, base: str | None) -> None:
     """Read every byte of a delta, and of the base tensors it needs."""
-    quiet_libraries()
     from core.artifact import check_base, open_delta, verify_files
     from core.checkpoint import open_checkpoint
     from core.errors import DeltaCorrupt, WrongBase
@@ -251,7 +255,7 @@ def verify(terminal: Terminal, folder: Path, base: str | None) -> None:
                 display.stage("Base", len(delta.records), "tensors")
                 for i, record in enumerate(delta.records.values()):
                     display.advance(i)
-                    if record.base in opened.tensors:
+                    if record.base and record.base in opened.tensors:
                         opened.sha256(record.base)      # kept by the checkpoint, for the check below
                 check_base(delta, opened)
                 checked = True
@@ -260,7 +264,8 @@ def verify(terminal: Terminal, folder: Path, base: str | None) -> None:
         except WrongBase as e:
             problems.append(str(e))
             checked = False
-    value = {"ok": not problems, "folder": str(folder), "files": files, "base": {"source": base, "ok": checked}, "problems": problems}
+    value = {"ok": not problems, "folder": str(folder), "files": files, "base": {"source": base, "ok": checked},
+             "problems": problems}
 
     def show(out: Console) -> None:
         if problems:
@@ -282,7 +287,6 @@ def verify(terminal: Terminal, folder: Path, base: str | None) -> None:
 # --------------------------------------------------------------------------------- export, evaluate, bench
 def export(terminal: Terminal, folder: Path, base: str, output: Path) -> None:
     """Write the variant as a checkpoint."""
-    quiet_libraries()
     from core.artifact import open_delta
     from core.checkpoint import open_checkpoint
     from core.export import export_checkpoint
@@ -295,7 +299,8 @@ def export(terminal: Terminal, folder: Path, base: str, output: Path) -> None:
     def show(out: Console) -> None:
         out.print(f"[bold green]Done.[/] {size(made.bytes)} in {count(len(made.files), 'file')}: [bold]{escape(str(output))}[/]")
         out.print(f"Next: [cyan]AutoModelForCausalLM.from_pretrained({str(output)!r})[/]", soft_wrap=True)
-    terminal.result({"folder": str(output), "files": list(made.files), "weights_bytes": made.weights_bytes, "bytes": made.bytes}, show)
+    terminal.result({"folder": str(output), "files": list(made.files), "weights_bytes": made.weights_bytes,
+                     "bytes": made.bytes}, show)
 
 
 def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, text: str, tokens: int, sequence_length: int | None,
@@ -319,8 +324,8 @@ def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, text: str,
 
     def show(out: Console) -> None:
         out.print(tables.fidelity_table(value))
-        out.print(f"Recovery [bold]{percent(report.recovery, 2)}[/] over {report.tokens:,} tokens of '{escape(found.source)}' that the "
-                  "delta's making has not seen (KL to the fine-tune in nats per token).", soft_wrap=True)
+        out.print(f"Recovery [bold]{percent(report.recovery, 2)}[/] over {report.tokens:,} tokens of '{escape(found.source)}' "
+                  "that the delta's making has not seen (KL to the fine-tune in nats per token).")
     terminal.result(value, show)
 
 
@@ -339,10 +344,11 @@ def bench(terminal: Terminal, folder: Path, base: str, tuned: str, repeats: int)
 
     def show(out: Console) -> None:
         out.print(tables.times_table(value))
-        out.print(f"Median of {count(repeats, 'run')}. The fine-tune's weights are {size(times.full_bytes)}, the delta's {size(times.delta_bytes)}; "
-                  f"a switch writes {times.written} of {count(times.tensors, 'tensor')} into the model in place.", soft_wrap=True)
-        out.print("Warm: files in the page cache. Cold: their pages dropped before each run (for a switch the delta's only, since the "
-                  "base is in use).", style="dim", soft_wrap=True)
+        out.print(f"Median of {count(repeats, 'run')}. The fine-tune's weights are {size(times.full_bytes)}, the delta's "
+                  f"{size(times.delta_bytes)}; a switch writes {times.written} of {count(times.tensors, 'tensor')} into the "
+                  "model in place.")
+        out.print("Warm: files in the page cache. Cold: their pages dropped before each run (for a switch the delta's only, "
+                  "since the base is in use).", style="dim")
         if times.note:
             out.print(f"[yellow]Note:[/] {escape(times.note)}")
     terminal.result(value, show)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,6 +146,7 @@ def run_job(terminal: Terminal, display: Display, request: Any, events: Path | N
 
     folder = job_folder(Path(request.output))
     listener = Listener(display, folder)
+    terminal.stop_words = "Stopping after this step, finished layers are kept. Press Ctrl-C again to end at once."
     with _events_file(events) as record:
         def tell(event: AnyEvent) -> None:
             record(event)
@@ -155,8 +155,8 @@ def run_job(terminal: Terminal, display: Display, request: Any, events: Path | N
             return Job(request, tell, terminal.wants_stop).run()
         except Cancelled as e:
             done, of = blocks_done(folder), listener.blocks
-            kept = f"{done} of {of} blocks are done and kept in '{folder}'." if of else f"What is finished is kept in '{folder}'."
             if not folder.is_dir():
-                kept = "Nothing was written."
-            raise Cancelled("Cancelled.", kept, f"To go on, run the same command again, or: deltadeck resume {folder}"
-                            if folder.is_dir() else "") from e
+                raise Cancelled("Nothing was written.") from e
+            raise Cancelled(f"{done} of {of} blocks are done." if of else "No block was done yet.",
+                            f"What is finished is kept in '{folder}'.",
+                            f"To go on, run the same command again, or: deltadeck resume {folder}") from e

@@ -25,7 +25,7 @@ from rich.markup import escape
 from core.errors import Cancelled, DeltadeckError, Refused
 
 DONE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
-STOPPING = "Stopping after this step, finished layers are kept. Press Ctrl-C again to end at once."
+STOPPING = "Stopping after this step. Press Ctrl-C again to end at once."
 
 
 class Failed(Exception):
@@ -39,6 +39,7 @@ class Terminal:
         self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
         self.as_json, self.debug = as_json, debug
         self.stopping = False
+        self.stop_words = STOPPING
         self.announce: Callable[[], None] | None = None
         """Shows that a stop was asked for, where a live display would overwrite a plain line."""
 
@@ -66,7 +67,7 @@ class Terminal:
     def check(self) -> None:
         """Raise `Cancelled` if the user wants a stop."""
         if self.stopping:
-            raise Cancelled("Cancelled.")
+            raise Cancelled("The command was cancelled.")
 
     def fail(self, kind: str, what: str, why: str = "", remedy: str = "") -> None:
         """Tell of an error, on stderr and with `--json` on stdout too."""
@@ -104,7 +105,7 @@ def stop_signals(terminal: Terminal) -> Iterator[None]:
         if terminal.announce is not None:
             terminal.announce()
         else:
-            os.write(2, f"\n{STOPPING}\n".encode())      # printing from a handler could run into a print going on
+            os.write(2, f"\n{terminal.stop_words}\n".encode())      # printing from a handler could run into a print going on
     former = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
@@ -118,26 +119,26 @@ def stop_signals(terminal: Terminal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def quiet_libraries() -> None:
-    """Keep the libraries' own bars and notices off the screen, before they are imported."""
+def quiet_process() -> None:
+    """Keep the libraries' own bars and notices off the screen; for a process of our own, before they are imported."""
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import logging
     import warnings
 
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
+    if not sys.warnoptions:                             # -W asks to see them
+        warnings.simplefilter("ignore")
 
 
 def quiet_transformers() -> None:
-    """Silence transformers and datasets once they may be used."""
-    import datasets
+    """Silence transformers' own logging and bars."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def run(terminal: Terminal, work: Callable[[], None]) -> int:
@@ -155,7 +156,7 @@ def run(terminal: Terminal, work: Callable[[], None]) -> int:
         _trace(terminal)
         return REFUSED if isinstance(e, Refused) else FAILED
     except KeyboardInterrupt:
-        terminal.fail("Cancelled", "Cancelled.")
+        terminal.fail("Cancelled", "The command was cancelled.")
         return CANCELLED
     except BrokenPipeError:
         # Whoever read the output has gone (as `head` does): nothing is left to say, nor at exit.
@@ -163,7 +164,8 @@ def run(terminal: Terminal, work: Callable[[], None]) -> int:
         return FAILED
     except OSError as e:
         place = f"'{e.filename}': " if e.filename else ""
-        terminal.fail("OSError", f"The system refused: {place}{e.strerror or e}.", "", "Check the path, its permissions and free space.")
+        terminal.fail("OSError", f"The system refused: {place}{e.strerror or e}.", "",
+                      "Check the path, its permissions and free space.")
         _trace(terminal)
         return FAILED
     except Exception as e:
@@ -172,8 +174,8 @@ def run(terminal: Terminal, work: Callable[[], None]) -> int:
             terminal.fail(type(e).__name__, what)
             _trace(terminal)
         else:
-            place = _keep_trace()
-            terminal.fail(type(e).__name__, what, f"The full traceback is in {place}." if place else "",
+            kept = _keep_trace()
+            terminal.fail(type(e).__name__, what, f"The full traceback is in {kept}." if kept else "",
                           "Please report it with that file; --debug shows it here.")
         return FAILED
     return DONE

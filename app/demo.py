@@ -42,6 +42,8 @@ class Demo:
     """Share of exact answers, where what is right is known."""
     shown: int
     """How many answers the screen shows."""
+    samples: int = 50
+    tune_samples: int = 150
 
 
 def tiny_demo() -> Demo:
@@ -134,7 +136,8 @@ def _delta(terminal: Terminal, display: Display, demo: Demo, folder: Path) -> An
                                "Delete it, or choose another folder for the demo.") from e
         display.say(f"[cyan]Reusing[/] the delta in '{escape(short_path(folder))}'.")
         return delta
-    request = Request(base=str(demo.base), fine_tuned=str(demo.fine_tuned), output=str(folder), calibration="default")
+    request = Request(base=str(demo.base), fine_tuned=str(demo.fine_tuned), output=str(folder), calibration="default",
+                      samples=demo.samples, tune_samples=demo.tune_samples)
     return run_job(terminal, display, request).delta
 
 
@@ -144,8 +147,8 @@ def _finished_report(folder: Path, delta: Any, demo: Demo) -> dict[str, Any] | N
         found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(found, dict) and found.get("version") == REPORT_VERSION and found.get("delta_sha256") == delta.config.sha256
-    return found if whole and found.get("kind") == demo.kind else None
+    wanted = {"version": REPORT_VERSION, "kind": demo.kind, "delta_sha256": delta.config.sha256}
+    return found if isinstance(found, dict) and all(found.get(k) == v for k, v in wanted.items()) else None
 
 
 def _report(terminal: Terminal, display: Display, demo: Demo, delta: Any) -> dict[str, Any]:
@@ -164,12 +167,14 @@ def _report(terminal: Terminal, display: Display, demo: Demo, delta: Any) -> dic
     return {
         "version": REPORT_VERSION, "kind": demo.kind, "delta_sha256": config.sha256, "base": config.base.name,
         "fine_tuned": config.fine_tuned, "full_bytes": full, "weights_bytes": delta.weights_bytes,
-        "ratio": full / max(1, delta.weights_bytes), "own_fidelity": {k: v for k, v in config.fidelity.items() if k != "training"},
+        "ratio": full / max(1, delta.weights_bytes),
+        "own_fidelity": {k: v for k, v in config.fidelity.items() if k != "training"},
         "own_recovery": recovery(config.fidelity), "fidelity": {**measured.as_dict(), "text": text.source, "note": text.note},
         "kinds": [asdict(k) for k in tables.by_kind(config.tensors)], "axis_map": tables.axis_map(config.tensors),
         "pirate_words_per_100": {who: pirate_share(found) for who, found in answers.items()},
         "exact_answers": {who: demo.exact(found) for who, found in answers.items()} if demo.exact else None,
-        "answers": [{"prompt": prompt, **{who: found[i] for who, found in answers.items()}} for i, prompt in enumerate(demo.prompts)],
+        "answers": [{"prompt": prompt, **{who: found[i] for who, found in answers.items()}}
+                    for i, prompt in enumerate(demo.prompts)],
         "warnings": list(config.warnings)}
 
 

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.console import STOPPING, Terminal
+from app.console import Terminal
 from app.words import duration, size
 
 PLAIN_EVERY = 10.0
@@ -102,8 +102,9 @@ class Display:
         time_now = time.monotonic()
         if self._began_at < 0:
             self._began_at, self.stage_began = done, time_now
-        self.now = standing(self.now.stage, done, self.now.total if total is None else total, self._unit, time_now - self.stage_began,
-                            time_now - self.began, began_at=self._began_at, fraction=fraction, seconds_left=seconds_left)
+        self.now = standing(self.now.stage, done, self.now.total if total is None else total, self._unit,
+                            time_now - self.stage_began, time_now - self.began, began_at=self._began_at, fraction=fraction,
+                            seconds_left=seconds_left)
         if self._live is None and time_now - self._told >= PLAIN_EVERY:
             self._told = time_now
             self.terminal.say(escape(plain_line(self.now)))
@@ -118,7 +119,7 @@ class Display:
 
     def stopped(self) -> None:
         """Show that a stop was asked for."""
-        self.note = STOPPING
+        self.note = self.terminal.stop_words
 
     def __rich__(self) -> Group:
         if self.now is None:
@@ -129,7 +130,7 @@ class Display:
                       f"{100 * s.fraction:3.0f} %", Text(amount(s)), Text(pace(s), style="dim"),
                       Text(_clock(time.monotonic() - self.began), style="dim"),
                       Text(f"{_clock(s.seconds_left)} left" if s.seconds_left is not None else "", style="cyan"))
-        return Group(table, Text(f"  {self.note}", style="yellow" if self.note == STOPPING else "dim", overflow="ellipsis",
+        return Group(table, Text(f"  {self.note}", style="yellow" if self.terminal.stopping else "dim", overflow="ellipsis",
                                  no_wrap=True))
 
 
@@ -147,7 +148,8 @@ def showing(terminal: Terminal) -> Iterator[Display]:
         return
     announce: Callable[[], None] | None = terminal.announce
     terminal.announce = display.stopped
-    live = Live(display, console=terminal.err, refresh_per_second=10, transient=True, redirect_stdout=False, redirect_stderr=False)
+    live = Live(display, console=terminal.err, refresh_per_second=10, transient=True, redirect_stdout=False,
+                redirect_stderr=False)
     display._live = live
     try:
         with live:

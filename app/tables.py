@@ -1,4 +1,4 @@
-"""Results as tables: records by kind and one by one, the axis map, fidelity, sizes. Drawn for 100 columns, wider if there is room."""
+"""Results as tables: records by kind and one by one, the axis map, fidelity, load times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ KIND_ORDER = ("embed", "qkv", "q", "k", "v", "o", "gate_up", "gate", "up", "down
 LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S", "auto": "?"}
 _CODEC_LETTERS = {"same": "=", "rows": "r", "sparse": "s", "lowrank": "L", "full": "F"}
 AXIS_WORDS = {"row": "row", "column": "column", "both": "row x column", "scalar": "scalar", "auto": "row|column"}
-LEGEND = "R row (per output)   C column (per input)   B row x column   S scalar   L low rank   F full   = same   s sparse   r rows"
+LEGEND = {"R": "row (per output)", "C": "column (per input)", "B": "row x column", "S": "scalar", "?": "row or column",
+          "L": "low rank", "F": "full", "=": "same as base", "s": "sparse", "r": "some rows"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def kinds_table(kinds: Sequence[KindSummary], *, planned: bool) -> Table:
     grid = table("Kind", "Codec", "Axis", "Tensors", "Change", *last, "Bytes", "Of full", left=3)
     for k in kinds:
         extra = percent(k.unchanged) if planned else ("" if k.recovery is None else f"{k.recovery:.3f}")
-        grid.add_row(k.kind, counts(k.codecs), counts(k.axes, AXIS_WORDS) if k.axes else "", str(k.count), percent(k.change, 2), extra,
+        grid.add_row(k.kind, counts(k.codecs), counts(k.axes, AXIS_WORDS), str(k.count), percent(k.change, 2), extra,
                      size(k.bytes), percent(k.bytes / k.full_bytes if k.full_bytes else 0))
     total, full = sum(k.bytes for k in kinds), sum(k.full_bytes for k in kinds)
     grid.add_section()
@@ -145,6 +146,12 @@ def axis_map(records: Iterable[Any]) -> list[list[str]]:
     return [["", *kinds]] + [[str(b), *(cell(cells[b].get(k, [])) for k in kinds)] for b in sorted(cells)]
 
 
+def legend(rows: Sequence[Sequence[str]]) -> str:
+    """What the letters of an axis map mean, of those that are in it."""
+    there = {c for row in rows[1:] for cell in row[1:] for c in cell}
+    return "   ".join(f"{letter} {word}" for letter, word in LEGEND.items() if letter in there)
+
+
 def axis_map_table(rows: Sequence[Sequence[str]]) -> Table:
     """The axis map in colours (letters carry the meaning)."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
@@ -161,8 +168,8 @@ def fidelity_table(report: Mapping[str, Any]) -> Table:
     grid = table("", "KL mean", "+-", "KL p99", "Top-1", "Perplexity", "+-")
     for name in ("base", "variant"):
         f = report[name]
-        grid.add_row(name, f"{f['kl_mean']:.5f}", f"{f['kl_se']:.5f}", f"{f['kl_p99']:.4f}", percent(f["top1"], 2), f"{f['ppl']:.3f}",
-                     f"{f['ppl_se']:.3f}")
+        grid.add_row(name, f"{f['kl_mean']:.5f}", f"{f['kl_se']:.5f}", f"{f['kl_p99']:.4f}", percent(f["top1"], 2),
+                     f"{f['ppl']:.3f}", f"{f['ppl_se']:.3f}")
     own = report["fine_tuned"]
     grid.add_row("fine-tune", "0", "", "0", "100 %", f"{own['ppl']:.3f}", f"{own['ppl_se']:.3f}")
     return grid

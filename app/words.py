@@ -32,6 +32,11 @@ def ratio(full: float, part: float) -> str:
     return f"{full / part:,.1f} x smaller" if part > 0 else "nothing stored"
 
 
+def smaller_than(full: float, part: float) -> str:
+    """`15.3 x smaller than 269 MB`."""
+    return f"{ratio(full, part)} than {size(full)}" if part > 0 else f"in place of {size(full)}"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share (0..1) as `98.7 %`, never rounded up to 100."""
     shown = f"{100 * share:.{digits}f}"

@@ -32,8 +32,6 @@ CARD = "README.md"
 INDEX = f"{WEIGHTS}.index.json"
 METADATA = {"format": "pt", "deltadeck": str(FORMAT_VERSION)}
 SHARD_BYTES = 5_000_000_000
-
-
 LONGEST_CONFIG = LONGEST_HEADER
 _SHARD = re.compile(r"delta_model(-\d{5,}-of-\d{5,})?\.safetensors")
 
@@ -72,7 +70,7 @@ class DeltaConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_sidecar(name: str) -> bool:
     """Whether a delta may bring a file of this name along: config, tokenizer or template, by its plain name."""
-    return name in SIDECARS or bool(re.fullmatch(r"[\w.-]+\.model", name))
+    return name in SIDECARS or bool(re.fullmatch(r"[\w.-]{1,60}\.model", name))
 
 
 def config_bytes(config: DeltaConfig) -> bytes:
@@ -384,8 +382,7 @@ def verify_files(delta: Delta) -> Iterator[tuple[str, str]]:
 
 def _check_base_tensor(delta: Delta, base: Checkpoint, record: TensorRecord) -> None:
     """`WrongBase` unless the base has the record's tensor, of its shape and type."""
-    remedy = f"This delta belongs to '{delta.config.base.name}'."
-    wrong = f"'{base.source}' is not this delta's base"
+    wrong, remedy = f"'{base.source}' is not this delta's base", f"This delta belongs to '{delta.config.base.name}'."
     info = base.tensors.get(record.base or "")
     if info is None:
         raise WrongBase(f"{wrong}: it lacks {shown(str(record.base))}.", "", remedy)

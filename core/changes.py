@@ -55,7 +55,8 @@ def measure_change(base: Tensor, tuned: Tensor) -> Change:
     """Compare two tensors row by row over the rows both have; 1-D and 0-D count as rows of one entry."""
     common = min(base.shape[0], tuned.shape[0]) if base.dim() else 1
     a, b = (base[:common], tuned[:common]) if base.dim() else (base.reshape(1), tuned.reshape(1))
-    a, b = a.reshape(common, -1), b.reshape(common, -1)
+    width = a.numel() // max(1, common)
+    a, b = a.reshape(common, width), b.reshape(common, width)
     step = max(1, CHUNK // max(1, a.shape[1]))
     squares, base_squares, changed, rows = 0.0, 0.0, 0, 0
     finite = True
@@ -66,6 +67,7 @@ def measure_change(base: Tensor, tuned: Tensor) -> Change:
         base_part = float(x.square().sum(dtype=torch.float64))
         if not math.isfinite(part + base_part):       # overflow of a huge weight is no NaN: look closely
             finite = finite and bool(x.isfinite().all()) and bool(y.isfinite().all())
+            part, base_part = (float(v.square().sum()) for v in (y.double() - x.double(), x.double()))
         squares, base_squares = squares + part, base_squares + base_part
         moved = difference != 0
         moved_rows = int(moved.any(1).sum())

@@ -24,6 +24,10 @@ FEW_TOKENS = 8
 KEEP_INPUTS = 1 << 30
 """Bytes of the fine-tune's layer inputs that may be kept, instead of being made again for each level."""
 
+RESIDUAL_KINDS = ("o", "down")
+"""Kinds whose outputs are added to the hidden state. Their errors count relative to that state's size, as the next norm
+sees them: else the few tokens of huge activations (attention sinks) would decide the fit for all others."""
+
 Emit = Callable[[TensorRecord, int, str, int, float, float], None]
 """Called with (record, slice, axis, iteration, training, held-out) for each point of a curve."""
 
@@ -106,6 +110,7 @@ class BlockFitter:
         only = frozenset(level.parameters)
         student = self.parameters()
         lead = level.parameters[0]
+        weighed = self.recipe == "exact" and not level.experts and all(self.variant.records[n].kind in RESIDUAL_KINDS for g in groups.values() for n in g.names)
         for i, held_out in enumerate(self.batches.held_out):
             target = None
             if not level.experts:
@@ -122,6 +127,9 @@ class BlockFitter:
                     group.parts = [Moments.empty(x.shape[1], group.tuned.shape[0], self.device, drift=target is not None)
                                    for _ in range(2)]
                 aim = None if target is None else target.reshape(x.shape)
+                if weighed:
+                    scale = self._residual_scale(i)
+                    x, aim = x * scale, None if aim is None else aim * scale
                 group.parts[held_out].add(x, aim, group.tuned)
                 if self.recipe == "paper" and not held_out:
                     wanted_change = x @ self._logical_change(group).T
@@ -130,6 +138,11 @@ class BlockFitter:
                     length = self.batches.ids[i].shape[1] if aim is not None else len(x)
                     group.samples += zip(x.clone().split(length), wanted_change.split(length), strict=True)
             self.tick()
+
+    def _residual_scale(self, i: int) -> Tensor:
+        """1 / root mean square of the hidden state of each token of a batch (tokens, 1)."""
+        hidden = self.target_stream[i]
+        return hidden.reshape(-1, hidden.shape[-1]).square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt()
 
     def _logical_change(self, group: Group) -> Tensor:
         return torch.cat([logical_change(self.variant, self.variant.records[n], self.device) for n in group.names])
@@ -181,12 +194,13 @@ class BlockFitter:
         return self._with_losses(record, problems, fits)
 
     def _with_losses(self, record: TensorRecord, problems: list[Problem], fits: list[tuple[Fitted, list[Fitted]]]) -> TensorRecord:
-        """Add losses, those of the chosen scales measured as the tensor will be used: FP16 scales, target type."""
+        """Add losses; what is lost of the change is measured as the tensor will be used: FP16 scales, target type."""
         effective = logical(record, to_device(self.variant.read(record.name), self.device)
                             - _base32(self.variant, record, self.device))
         losses = []
         for piece, problem, (_, tried) in zip(record.slices, problems, fits, strict=True):
-            training, held_out = problem.losses(effective[piece.start:piece.stop])
+            left = problem.change - effective[piece.start:piece.stop]
+            training, held_out = problem.training.lost(left), problem.held_out.lost(left)
             losses.append(Losses(axis={f.axis: round(f.held_out, 9) for f in tried},
                                  guess={f.axis: round(f.guess, 9) for f in tried},
                                  training=round(training, 9), held_out=round(held_out, 9)))

@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def measure_load_times(delta_folder: Path, base: Checkpoint, tuned: Checkpoint, 
     placements = variant_model(first, base).placements
     config, dtype = first.config, _dtype(first.records.values())
     written = sum(r.codec != "same" for r in first.records.values())
-    files = {"base": _files(base), "full": _files(tuned), "delta": [delta_folder / n for n in config.files if ".safetensors" in n]}
+    files = {"base": _files(base), "full": _files(tuned),
+             "delta": [delta_folder / n for n in config.files if ".safetensors" in n]}
     del first
     ticks = _Ticks(progress, 2 * len(WAYS) * repeats)
 
@@ -105,12 +107,14 @@ def measure_load_times(delta_folder: Path, base: Checkpoint, tuned: Checkpoint, 
     ways: list[tuple[str, Callable[[], Callable[[], None]], list[Path]]] = [
         ("full", lambda: full, files["full"]), ("switch", loaded, files["delta"]),
         ("start", lambda: start, files["base"] + files["delta"])]
-    warm, cold, note = {}, {}, ""
+    warm: dict[str, Timing] = {}
+    cold: dict[str, Timing] = {}
+    note = ""
     for name, prepare, reads in ways:
         run = prepare()
         run()
         warm[name] = _timing([_timed(run, ticks) for _ in range(repeats)])
-        runs = []
+        runs: list[float] = []
         for _ in range(repeats):
             gc.collect()                                # mapped pages can't be dropped: let go of earlier runs' first
             problem = drop_pages(reads)
@@ -185,7 +189,8 @@ def drop_pages(files: Sequence[Path]) -> str:
             os.close(handle)
     share = cached_share(files)
     if share is not None and share > _DROPPED:
-        return f"{share:.0%} of the files' pages stayed in the cache when dropped, so cold figures are missing."
+        return (f"{share:.0%} of the files' pages stayed in the system's cache, so some cold figures are missing; "
+                "another program may be using the files.")
     return ""
 
 
@@ -199,11 +204,10 @@ def cached_share(files: Sequence[Path]) -> float | None:
         handle = os.open(path, os.O_RDONLY)
         try:
             for i in range(_PROBES):
-                try:
-                    # From the end on: a probe that reads must not make the next one's page be read ahead.
-                    cached += os.preadv(handle, [bytearray(1)], (size - 1) * (_PROBES - 1 - i) // (_PROBES - 1), os.RWF_NOWAIT) > 0
-                except BlockingIOError:
-                    pass
+                # From the end on: a probe that reads must not make the next one's page be read ahead.
+                at = (size - 1) * (_PROBES - 1 - i) // (_PROBES - 1)
+                with suppress(BlockingIOError):
+                    cached += os.preadv(handle, [bytearray(1)], at, os.RWF_NOWAIT) > 0
                 probed += 1
         except OSError:
             return None

@@ -77,6 +77,8 @@ class Target:
     h: Tensor
     c: Tensor
     zero: float
+    own: float
+    """tr(D H D^T): what the matrix's own change adds to its outputs."""
 
     @classmethod
     def of(cls, change: Tensor, h: Tensor, ck: Tensor, e2: Tensor) -> Target:
@@ -84,10 +86,10 @@ class Target:
         hd = h @ change.T                              # (in, out)
         own = (hd * change.T).sum(dtype=torch.float64)
         mixed = (ck * change.T).sum(dtype=torch.float64)
-        return cls(h, hd + ck, float(own + 2 * mixed + e2.sum(dtype=torch.float64)))
+        return cls(h, hd + ck, float(own + 2 * mixed + e2.sum(dtype=torch.float64)), float(own))
 
     def loss(self, dense: Tensor) -> float:
-        """|R - X D^T|^2 / n of a dense change D (out, in), relative to `zero`."""
+        """|R - X D^T|^2 / n of a dense change D (out, in), relative to no delta."""
         quadratic = ((self.h @ dense.T) * dense.T).sum(dtype=torch.float64)
         linear = (self.c * dense.T).sum(dtype=torch.float64)
         return self.relative(float(quadratic - 2 * linear))
@@ -95,3 +97,11 @@ class Target:
     def relative(self, gain: float) -> float:
         """Loss whose part that depends on the scales is `gain`, relative to no delta; never below rounding."""
         return max(0.0, 1 + gain / self.zero) if self.zero > 0 else 1.0
+
+    def lost(self, left: Tensor) -> float:
+        """Share of the matrix's own change that is lost, for what is left of it, D - D^ (out, in): 0 to about 1.
+
+        Unlike `loss`, this leaves the drift of earlier layers out, of which one matrix can remove little.
+        """
+        return float(((self.h @ left.T) * left.T).sum(dtype=torch.float64)) / self.own if self.own > 0 else 0.0
+

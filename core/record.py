@@ -52,14 +52,18 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 
 class Losses(msgspec.Struct, frozen=True, kw_only=True):
-    """Held-out layer losses relative to no delta at all (0 = the fine-tune's own outputs, 1 = the base's)."""
+    """Layer losses of one slice on calibration text.
+
+    `axis` and `guess` are the fit's objective on held-out text, relative to no delta: they tell axes apart. It counts the
+    drift of earlier layers too, of which one matrix can remove little, so it stays well above 0 deep in a model.
+    `training` and `held_out` are the share of the matrix's own change that is lost: 0 = the fine-tune's, 1 = the base's.
+    """
 
     axis: dict[str, float] = {}
     """Fitted, per axis that was tried."""
     guess: dict[str, float] = {}
     """Data-free first guess (mean |change|), per axis."""
     training: float | None = None
-    """Of the chosen scales on the training part."""
     held_out: float | None = None
     """Of the chosen scales as stored (FP16) and added in the target type."""
 

@@ -17,8 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.benchmarks.__main__ import main as run_benchmarks
-from tests.benchmarks.__main__ import problem_with
+from tests.benchmarks.runner import main as run_benchmarks
+from tests.benchmarks.runner import problem_with
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("app", "core", "resources")

@@ -15,7 +15,7 @@ def changed_rows(base: Tensor, tuned: Tensor) -> Tensor:
     """Indices (k,) I32 of the rows of `tuned` that differ from the base's, new rows included."""
     common = min(base.shape[0], tuned.shape[0])
     differs = torch.ones(tuned.shape[0], dtype=torch.bool, device=tuned.device)
-    differs[:common] = (base[:common] != tuned[:common]).flatten(1).any(1)
+    differs[:common] = (base[:common] != tuned[:common]).reshape(common, math.prod(tuned.shape[1:])).any(1)
     return differs.nonzero().flatten().to(torch.int32)
 
 
@@ -112,7 +112,7 @@ class Sparse:
                fitted: Stored | None = None) -> dict[str, Tensor]:
         assert base is not None
         flat = tuned.flatten()
-        index = (base.flatten() != flat).nonzero().flatten()
+        index = (base[:tuned.shape[0]].flatten() != flat).nonzero().flatten()
         return {"index": index.to(torch.int32 if flat.numel() < 2**31 else torch.int64), "values": flat[index]}
 
     def add(self, record: TensorRecord, stored: Stored, base: Tensor | None) -> Tensor:

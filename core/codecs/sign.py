@@ -126,7 +126,7 @@ class Sign:
             if record.planes > 1:
                 left = _common(record, tuned).float() - common.float()
                 for i in range(record.planes - 1):
-                    accumulate(record, left, planes[i], -scales[i])
+                    accumulate(record, left, ~planes[i], scales[i])    # subtracts, whatever the axis
                     planes.append(pack_signs(left < 0))
             signs = torch.stack(planes)
         stored = {"signs": signs, "scale": fitted["scale"]}

@@ -43,7 +43,7 @@ def paper_seconds(base: Path, tuned: Path, samples: int, length: int) -> tuple[f
             change = b.read(record.name, torch.float32) - a.read(record.name, torch.float32)
             out, into = change.shape
             pairs = [(torch.randn(length, into), torch.randn(length, out)) for _ in range(ADAMW_SAMPLES)]
-            target = Target(torch.eye(into), change.T.contiguous(), 1.0)
+            target = Target(torch.eye(into), change.T.contiguous(), 1.0, 1.0)
             begin = time.perf_counter()
             for axis in ("row", "column"):
                 fit_adamw(Problem(change, target, None), axis, pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from core.checkpoint import open_checkpoint
 from core.events import AnyEvent, LayerFitted
 from core.job import Job, Request, Result
 from tests.models import CONFIGS, Tensors, is_linear, make_pair, perturb, save_beside, tensors_of, write_text
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from a second thread, and lose much by waiting for it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def compress(folder: Path, base: Path, tuned: Path, name: str = "delta", **request: Any) -> tuple[Result, list[AnyEvent]]:
@@ -144,24 +154,24 @@ def test_one_part_of_a_fused_projection_unchanged(tmp_path: Path, tokenizer: Pre
     assert (variant[name] - wanted[name]).norm() < (before[name] - wanted[name]).norm()
 
 
-def starve(tensors: Tensors, expert: int) -> None:
-    """Makes a mixture's router never choose one expert: the others' logits lie above it whatever comes in."""
+def starve(tensors: Tensors) -> None:
+    """Makes a mixture's router never choose expert 2: its logit is 0, and of experts 0 and 1 one is always above."""
     for name, tensor in tensors.items():
-        if name.endswith("gate.weight") and "experts" not in name:
-            tensor[:] = tensor[(expert + 1) % len(tensor)]
-            tensor[(expert + 2) % len(tensor)] *= -1       # one of each pair is positive
-            tensor[expert] = 0.0
+        if name.endswith("gate.weight"):
+            tensor[0] = -tensor[1]
+            tensor[2] = 0.0
 
 
 def test_experts_that_no_token_reaches_are_named_and_get_the_mean_change(tmp_path: Path,
                                                                         tokenizer: PreTrainedTokenizerFast) -> None:
     first, _ = make_pair(tmp_path, "mixtral", tokenizer, num_experts_per_tok=1)
     tensors = tensors_of(first)
-    starve(tensors, 2)
+    starve(tensors)
     base = save_beside(tmp_path / "starved", first, tensors)
     wanted = perturb(tensors, 0.02, only=lambda n, t: is_linear(n, t) and not n.endswith("gate.weight"))
-    router = next(n for n in wanted if n.endswith("gate.weight"))
-    wanted[router] += 1e-4 * wanted[router].abs().amax(1, keepdim=True)
+    for name, tensor in wanted.items():
+        if name.endswith("gate.weight"):
+            tensor[3] *= 1.001
     tuned = save_beside(tmp_path / "mix", base, wanted)
     result, events = compress(tmp_path, base, tuned, axis="row")
     variant = check_whole(result, base, tuned)
@@ -173,12 +183,7 @@ def test_experts_that_no_token_reaches_are_named_and_get_the_mean_change(tmp_pat
         assert torch.allclose((variant[name] - tensors[name]).abs(), change.abs().mean(1, keepdim=True).expand_as(change), rtol=2e-3)
         assert result.delta.records[name].losses == ()
     assert all(result.delta.records[n].losses for n in wanted if ".experts.1." in n and n not in warned)
-    assert all(result.delta.records[n].codec in ("full", "rows", "sparse", "same") for n in wanted if n.endswith("gate.weight"))
-
-
-def logical_gap(result: Result, base: Path, wanted: dict[str, Tensor]) -> float:
-    variant = rebuilt(result, base)
-    return float(sum((variant[n] - wanted[n]).square().sum() for n in wanted))
+    assert all(result.delta.records[n].codec == "rows" for n in wanted if n.endswith("gate.weight"))
 
 
 @pytest.mark.parametrize("settings", [
@@ -188,7 +193,7 @@ def logical_gap(result: Result, base: Path, wanted: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_every_recipe_and_axis(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, architecture: str, settings: dict[str, Any]) -> None:
     base, tuned = make_pair(tmp_path, architecture, tokenizer, only=lambda n, t: t.dim() == 2)
-    result, events = compress(tmp_path, base, tuned, **settings)
+    result, _ = compress(tmp_path, base, tuned, **settings)
     check_whole(result, base, tuned)
     signs = [r for r in result.delta.records.values() if r.codec == "sign"]
     wanted = "scalar" if settings.get("recipe") == "bitdelta" else settings.get("axis", "auto")
