@@ -6,6 +6,9 @@ DEMO ?=
 TESTS ?=
 BENCH ?=
 
+# Waiting threads that spin make everything several times slower beside another busy process.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable

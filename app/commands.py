@@ -18,7 +18,8 @@ from app.progress import showing
 from app.words import count, duration, percent, size, smaller_than
 
 if TYPE_CHECKING:
-    from core.job import Request, Result
+    from core.job import Result
+    from core.request import Request
 
 
 def prepare(terminal: Terminal) -> None:
@@ -43,8 +44,8 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
     from core.checkpoint import open_checkpoint
     from core.devices import choose_device
     from core.estimate import Sizes, estimate
-    from core.job import Request, sample_counts, sequence_length
     from core.plan import make_plan
+    from core.request import Request, sample_counts, sequence_length
 
     request = Request(**request_options, output="")
     options = request.options()
@@ -94,7 +95,7 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
 def compress(terminal: Terminal, request_options: dict[str, Any], events: Path | None) -> None:
     """Make a delta."""
     prepare(terminal)
-    from core.job import Request
+    from core.request import Request
 
     options = {**request_options, "base": place(request_options["base"]), "fine_tuned": place(request_options["fine_tuned"]),
                "output": str(Path(request_options["output"]).expanduser().absolute()),
@@ -109,7 +110,7 @@ def resume(terminal: Terminal, folder: Path, events: Path | None) -> None:
     import msgspec
 
     from core.errors import JobMismatch
-    from core.job import Request
+    from core.request import Request
 
     try:
         request = msgspec.convert(found, Request)
@@ -273,7 +274,8 @@ def verify(terminal: Terminal, folder: Path, base: str | None) -> None:
             for problem in problems:
                 out.print(f"  - {escape(problem)}")
             return
-        out.print(f"[bold green]Whole.[/] {count(len(files), 'file')} of {escape(str(folder))}, every byte as it was written.")
+        out.print(f"[bold green]Whole.[/] {count(len(files), 'file')} of {escape(str(folder))}, every byte as it was written.",
+                  soft_wrap=True)
         out.print(f"The base '{escape(base)}' is the one it was made for." if base is not None
                   else "Give --base BASE to check that it goes with a base too.", style="" if base is not None else "dim")
     terminal.result(value, show)

@@ -124,7 +124,7 @@ def _delta(terminal: Terminal, display: Display, demo: Demo, folder: Path) -> An
     """The pair's delta: the one that is there, or a new one."""
     from core.artifact import check_base, open_delta
     from core.checkpoint import open_checkpoint
-    from core.job import Request
+    from core.request import Request
 
     if folder.exists():
         try:

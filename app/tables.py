@@ -178,12 +178,13 @@ def fidelity_table(report: Mapping[str, Any]) -> Table:
 def times_table(times: Mapping[str, Any]) -> Table:
     """Load times of `core.loadtime` by way, warm and cold."""
     words = {"full": "load the whole fine-tune", "switch": "switch a loaded base", "start": "load base, then switch"}
-    grid = table("", "Warm", "lowest to highest", "Cold", "lowest to highest")
+    grid = table("", "Warm", "range, s", "Cold", "range, s", left=0)
+    grid.columns[0].justify = "left"
     for way, text in words.items():
         cells = []
         for kind in ("warm", "cold"):
             t = times[kind].get(way)
-            cells += [duration(t["median"]), f"{t['lowest']:.3f} to {t['highest']:.3f} s"] if t else ["not measured", ""]
+            cells += [duration(t["median"]), f"{t['lowest']:.3f}-{t['highest']:.3f}"] if t else ["not measured", ""]
         grid.add_row(text, *cells)
     return grid
 

@@ -75,11 +75,10 @@ def is_sidecar(name: str) -> bool:
 
 def config_bytes(config: DeltaConfig) -> bytes:
     """Text of a config, its own hash filled in."""
-
     def text(c: DeltaConfig) -> bytes:
         return msgspec.json.format(msgspec.json.encode(c), indent=1) + b"\n"
-    blank = msgspec.structs.replace(config, sha256="")
-    return text(msgspec.structs.replace(blank, sha256=hashlib.sha256(text(blank)).hexdigest()))
+    digest = hashlib.sha256(text(msgspec.structs.replace(config, sha256=""))).hexdigest()
+    return text(msgspec.structs.replace(config, sha256=digest))
 
 
 _OWN_HASH = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
@@ -272,16 +271,15 @@ def open_delta(folder: str | Path) -> Delta:
     Raises `NotADelta` for anything that is no delta of a known format, `DeltaCorrupt` where files and record disagree.
     """
     folder = Path(folder)
-    path = folder / CONFIG
+    path, remedy = folder / CONFIG, "Choose a folder that Deltadeck wrote."
     if not path.is_file():
-        raise NotADelta(f"'{folder}' holds no delta.", f"There is no {CONFIG} in it.", "Choose a folder that Deltadeck wrote.")
+        raise NotADelta(f"'{folder}' holds no delta.", f"There is no {CONFIG} in it.", remedy)
     text = _read_config(folder, path)
     try:
         head = parse_json(text)
         kind, version = (head.get("format"), head.get("format_version")) if isinstance(head, dict) else (None, None)
         if kind != FORMAT:
-            raise NotADelta(f"'{path}' is not a Deltadeck delta.", f"Its format is {shown(str(kind))}.",
-                            "Choose a folder that Deltadeck wrote.")
+            raise NotADelta(f"'{path}' is not a Deltadeck delta.", f"Its format is {shown(str(kind))}.", remedy)
         if type(version) is not int or version != FORMAT_VERSION:
             raise NotADelta(f"'{path}' has format version {shown(str(version))}.",
                             f"This program reads version {FORMAT_VERSION}.", "Update Deltadeck.")

@@ -61,17 +61,16 @@ def measure_change(base: Tensor, tuned: Tensor) -> Change:
     squares, base_squares, changed, rows = 0.0, 0.0, 0, 0
     finite = True
     for i in range(0, common, step):
-        x, y = a[i:i + step].float(), b[i:i + step].float()
+        x, y = a[i:i + step].float().flatten(), b[i:i + step].float().flatten()
         difference = y - x
-        part = float(difference.square().sum(dtype=torch.float64))
-        base_part = float(x.square().sum(dtype=torch.float64))
+        part, base_part = float(difference @ difference), float(x @ x)
         if not math.isfinite(part + base_part):       # overflow of a huge weight is no NaN: look closely
             finite = finite and bool(x.isfinite().all()) and bool(y.isfinite().all())
             part, base_part = (float(v.square().sum()) for v in (y.double() - x.double(), x.double()))
         squares, base_squares = squares + part, base_squares + base_part
-        moved = difference != 0
-        moved_rows = int(moved.any(1).sum())
-        changed, rows = changed + int(moved.sum()), rows + moved_rows
+        if part > 0 or not finite or not torch.equal(x, y):
+            moved = torch.count_nonzero(difference.view(-1, width), dim=1) if width else torch.zeros(0)
+            changed, rows = changed + int(moved.sum()), rows + int(torch.count_nonzero(moved))
     if base.dim() and tuned.shape[0] > common:
         finite = finite and bool(tuned[common:].isfinite().all())
     if base.dim() and base.shape[0] > common:
@@ -111,6 +110,13 @@ def _rank_above_noise(change: Tensor, tuned: Tensor, dtype: torch.dtype, limit: 
     return rank
 
 
+def _spread(change: Tensor, tuned: Tensor, dtype: torch.dtype, limit: int) -> bool:
+    """Whether clearly more is left behind `limit` singular values than rounding explains."""
+    energies = torch.linalg.eigvalsh((change @ change.T if len(change) < change.shape[1] else change.T @ change).double())
+    rounding = rounding_energy(tuned, dtype) * (16 if dtype == torch.float32 else 1)
+    return float(energies[:-limit].sum()) > 1.3 * rounding + NOISE * float(energies.sum())
+
+
 def low_rank(base: Tensor, tuned: Tensor) -> int | None:
     """Rank of the change when all but rounding is of low rank (a merged LoRA), else None.
 
@@ -122,9 +128,7 @@ def low_rank(base: Tensor, tuned: Tensor) -> int | None:
     limit = min(128, min(base.shape) // 3)
     corner = (slice(0, SAMPLE), slice(0, SAMPLE))
     x = tuned[corner].float()
-    corner_limit = min(limit, min(x.shape) // 2)
-    rank = _rank_above_noise(x - base[corner].float(), x, tuned.dtype, corner_limit)
-    if rank is None or tuple(x.shape) == tuple(tuned.shape):
-        return rank
+    if _spread(x - base[corner].float(), x, tuned.dtype, min(limit, min(x.shape) // 3)):
+        return None
     whole = tuned.float()
     return _rank_above_noise(whole - base.float(), whole, tuned.dtype, limit)

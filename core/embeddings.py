@@ -94,4 +94,5 @@ def _row_scales(change: Tensor, signs: list[Tensor], metric: Tensor | None) -> T
     top = torch.stack([(a * change).sum(1) for a in below], 1)                                 # (rows, planes)
     ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
     eye = torch.eye(len(signs), device=change.device)
-    return torch.linalg.solve(gram + ridge[:, None, None] * eye, top).T.contiguous()
+    scales: Tensor = torch.linalg.solve(gram + ridge[:, None, None] * eye, top)
+    return scales.T.contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import torch
@@ -80,7 +81,8 @@ class BlockFitter:
         record = self.variant.records[placement.tensor]
         return record.shape[record.output_dimension]
 
-    def _uses(self, parameters: Mapping[str, Tensor], stream: Hidden, i: int, only: frozenset[str], whole: bool = False) -> Iterator[Use]:
+    def _uses(self, parameters: Mapping[str, Tensor], stream: Hidden, i: int, only: frozenset[str],
+              whole: bool = False) -> Iterator[Use]:
         return uses(self.model.skeleton, self.block, parameters, stream[i], self.batches.calls[i][self.block], only, whole)
 
     def groups(self, level: Level) -> dict[int | None, Group]:
@@ -110,7 +112,8 @@ class BlockFitter:
         only = frozenset(level.parameters)
         student = self.parameters()
         lead = level.parameters[0]
-        weighed = self.recipe == "exact" and not level.experts and all(self.variant.records[n].kind in RESIDUAL_KINDS for g in groups.values() for n in g.names)
+        weighed = self.recipe == "exact" and not level.experts and all(     # experts see a part of the tokens only
+            self.variant.records[n].kind in RESIDUAL_KINDS for g in groups.values() for n in g.names)
         for i, held_out in enumerate(self.batches.held_out):
             target = None
             if not level.experts:
@@ -178,11 +181,10 @@ class BlockFitter:
         for i, piece in enumerate(record.slices):
             rows = slice(piece.start, piece.stop)
             targets = [Target.of(change[rows], h, ck[:, rows], e2[rows]) for h, ck, e2 in moments]
-            problem = Problem(change[rows], targets[0], targets[1] if len(targets) > 1 else None,
-                              lambda axis, iteration, a, b, i=i: self.emit(record, i, axis, iteration, a, b))
+            problem = Problem(change[rows], targets[0], targets[1] if len(targets) > 1 else None, partial(self.emit, record, i))
             if self.recipe == "paper":
                 pairs = [(x, y[:, rows]) for x, y in samples]
-                chosen, tried = choose_axis(piece.axis, lambda a, p=problem, s=pairs: fit_adamw(p, a, s), open_axes(piece.axis))
+                chosen, tried = choose_axis(piece.axis, partial(fit_adamw, problem, samples=pairs), open_axes(piece.axis))
             else:
                 chosen, tried = choose_axis(piece.axis, problem.solve, {"scalar", "row", "column", *open_axes(piece.axis)})
             pieces.append(msgspec.structs.replace(piece, axis=chosen.axis))
@@ -193,7 +195,8 @@ class BlockFitter:
         record = self.variant.learn_scales(record, [torch.cat(values)])
         return self._with_losses(record, problems, fits)
 
-    def _with_losses(self, record: TensorRecord, problems: list[Problem], fits: list[tuple[Fitted, list[Fitted]]]) -> TensorRecord:
+    def _with_losses(self, record: TensorRecord, problems: list[Problem],
+                     fits: list[tuple[Fitted, list[Fitted]]]) -> TensorRecord:
         """Add losses; what is lost of the change is measured as the tensor will be used: FP16 scales, target type."""
         effective = logical(record, to_device(self.variant.read(record.name), self.device)
                             - _base32(self.variant, record, self.device))

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +26,28 @@ from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
 from core.embeddings import fit_rows, head_moment
-from core.errors import BadOption, Cancelled, JobMismatch, NoSpace, OutputExists
+from core.errors import Cancelled, JobMismatch, NoSpace, OutputExists, Refused
 from core.estimate import Sizes, estimate, operations
-from core.events import (AnyEvent, Finished, LayerFitted, LayerStarted, LossPoint, Progress, StageStarted, TunePoint, Warned,
-                         Written)
+from core.events import (
+    AnyEvent,
+    Finished,
+    LayerFitted,
+    LayerStarted,
+    LossPoint,
+    Progress,
+    StageStarted,
+    Warned,
+    Written,
+)
 from core.fit import BlockFitter, keep_guess
 from core.journal import Journal
-from core.plan import Plan, PlanOptions, make_plan, record_bytes
+from core.plan import Plan, make_plan, record_bytes
 from core.record import TensorRecord
+from core.request import Request, sample_counts, sequence_length
 from core.stream import Batches, advance, cut_batches, levels, start
-from core.tune import OBJECTIVES, Tuner, TuneState
+from core.tune_stage import Desk, TuneStage
 from core.variant import Variant
 from core.weights import StagedModel, TensorWeights
-
-HELD_OUT = 0.2
-"""Share of the samples that fitting does not see."""
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for. Paths as given; `output` is the delta's folder."""
-
-    base: str
-    fine_tuned: str
-    output: str
-    recipe: str = "exact"
-    axis: str = "auto"
-    embeddings: str = "auto"
-    calibration: str = "auto"
-    samples: int = 50
-    tune_samples: int = 150
-    sequence_length: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    objective: str = "kl"
-
-    def options(self) -> PlanOptions:
-        """What of it bears on the plan; raises `BadOption`."""
-        if self.samples < 2:
-            raise BadOption(f"{self.samples} samples are too few.", "One part fits, another judges.", "Use at least 2.")
-        if self.tune_samples < 0 or (self.sequence_length is not None and self.sequence_length < 8):
-            raise BadOption("A number of samples is negative or sequences are shorter than 8 tokens.", "", "Use larger numbers.")
-        if self.objective not in OBJECTIVES:
-            raise BadOption(f"There is no objective '{self.objective}'.", "", f"Choose one of: {', '.join(OBJECTIVES)}.")
-        return PlanOptions(self.recipe, self.axis, self.embeddings)
 
 
 @dataclass(frozen=True)
@@ -78,21 +58,6 @@ class Result:
     plan: Plan
     delta: Delta
     seconds: float
-
-
-def sequence_length(request: Request, config: Mapping[str, Any]) -> int:
-    """Tokens per sample: as asked, else 256 for narrow models and 1024 for wide ones, within the model's context."""
-    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    length = request.sequence_length or (256 if width < 1024 else 1024)
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
-    return min(length, limit) if isinstance(limit, int) and limit > 0 else length
-
-
-def sample_counts(request: Request) -> dict[str, int]:
-    """Sequences by part. The last part judges tuning and gives the delta its own fidelity figures."""
-    held_out = max(1, round(request.samples * HELD_OUT))
-    judge = max(8, round(request.tune_samples * 0.1))
-    return {"fit": request.samples - held_out, "fit_held_out": held_out, "tune": request.tune_samples, "tune_held_out": judge}
 
 
 class Job:
@@ -219,26 +184,34 @@ class Job:
                     keep_guess(variant, record.name, self.device)
         else:
             retry_smaller(lambda at_once: self._fit(model, variant, at_once), self.device)
-        fidelity = retry_smaller(lambda at_once: self._tune(model, variant, at_once), self.device)
+        desk = Desk(self.request, self.device, self.journal, self.parts, self.tell, self.warn, self.progress)
+        stage = TuneStage(desk, self.tuned)
+        fidelity = retry_smaller(lambda at_once: stage.run(model, variant, at_once), self.device)
         folder = self._write(variant, fidelity)
         shutil.rmtree(self.folder, ignore_errors=True)
         delta = open_delta(folder)
         seconds = time.monotonic() - self.began
-        self._tell(Finished(folder=str(folder), weights_bytes=delta.weights_bytes, seconds=round(seconds, 2), time=round(seconds, 3)))
+        self._tell(Finished(folder=str(folder), weights_bytes=delta.weights_bytes, seconds=round(seconds, 2),
+                            time=round(seconds, 3)))
         return Result(folder, self.plan, delta, seconds)
 
     def _calibration(self, model: StagedModel) -> dict[str, Tensor]:
         entry = self.journal.read("calibration")
         if entry is None:
             tokenizer = load_tokenizer(self.tuned.folder) or load_tokenizer(self.base.folder)
-            parts = split_samples(self.request.calibration, tokenizer, counts=sample_counts(self.request),
-                                  sequence_length=self.length, seed=self.request.seed)
+            try:
+                parts = split_samples(self.request.calibration, tokenizer, counts=sample_counts(self.request),
+                                      sequence_length=self.length, seed=self.request.seed)
+            except Refused:                            # nothing was begun: leave nothing behind
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
             tensors = {k: v.clamp_max(model.skeleton.vocabulary - 1).to(torch.int32) for k, v in parts.parts.items()}
             extra = {"source": parts.source, "got": parts.got, "short": parts.is_short}
             self.journal.write("calibration", [], {"parts": tensors}, extra)
             entry = self.journal.read("calibration")
             assert entry is not None
-        self.calibration = {"source": source_name(entry.extra["source"]), "sequence_length": self.length, "seed": self.request.seed,
+        self.calibration = {"source": source_name(entry.extra["source"]), "sequence_length": self.length,
+                            "seed": self.request.seed,
                             "samples": entry.extra["got"],
                             "sha256": fingerprint(torch.cat([v for _, v in sorted(entry.tensors["parts"].items())]).long())}
         if entry.extra["short"]:
@@ -258,14 +231,16 @@ class Job:
             self.progress("prepare", i, len(self.plan.records))
         for record in list(variant.records.values()):
             key = f"outer-{record.name}"
-            if self._restore(variant, key) or not (record.codec == "lowrank" or (record.codec == "sign" and record.block is None)):
+            wanted = record.codec == "lowrank" or (record.codec == "sign" and record.block is None)
+            if self._restore(variant, key) or not wanted:
                 continue
             begin = time.monotonic()
             if record.codec == "lowrank":
                 fitted = variant.learn_factors(record)
             elif record.kind in ("embed", "head") and self.request.recipe != "bitdelta":
                 reads_head = record.kind == "head" or model.skeleton.tied
-                fitted = fit_rows(variant, record, self._embedding_metric(metric, record, model) if reads_head else None, self.device)
+                under = self._embedding_metric(metric, record, model) if reads_head else None
+                fitted = fit_rows(variant, record, under, self.device)
             else:
                 fitted = keep_guess(variant, record.name, self.device)
             self.journal.write(key, [fitted], {record.name: variant.learnt[record.name]})
@@ -281,9 +256,10 @@ class Job:
         entry = self.journal.read(key)
         if entry is None:
             return None
+        variant.restore(entry)
         for record in entry.records:
-            variant.records[record.name] = record
-            variant.learnt[record.name] = dict(entry.tensors.get(record.name, {}))
+            if record.note:                            # the delta's record of warnings must not depend on a resume
+                self.warn(f"{record.name}: {record.note}")
         return entry.records
 
     def _fitted(self, record: TensorRecord, seconds: float) -> None:
@@ -315,7 +291,7 @@ class Job:
         for block in range(depth):
             tuned, self.within = weights[0].stage(block), 0.0
             fitter = BlockFitter(model, variant, block, streams, batches, tuned, self.device, self._curve,
-                                 lambda block=block: self.progress("fit", block + self.within, depth), recipe=self.request.recipe)
+                                 partial(self._within_block, block, depth), recipe=self.request.recipe)
             if (done := self._restore(variant, f"block-{block:04d}-done")) is not None:
                 for record in done:
                     self.order.setdefault(record.name, len(self.order))
@@ -334,6 +310,9 @@ class Job:
             if name not in variant.learnt:
                 self._fitted(keep_guess(variant, name, self.device, "It takes part in no matrix product that could be watched: "
                                         "scales are the mean change."), 0.0)
+
+    def _within_block(self, block: int, depth: int) -> None:
+        self.progress("fit", block + self.within, depth)
 
     def _share(self, block: int, depth: int) -> float:
         whole = sum(self.costs.values()) or 1.0
@@ -369,76 +348,8 @@ class Job:
             self.journal.forget(f"block-{block:04d}-level-{number}")
 
     def _curve(self, record: TensorRecord, piece: int, axis: str, iteration: int, training: float, held_out: float) -> None:
-        self.tell(LossPoint(tensor=record.name, slice=piece, axis=axis, iteration=iteration, training=training, held_out=held_out))
-
-    def _tune(self, model: StagedModel, variant: Variant, at_once: int) -> dict[str, Any]:
-        """Tune (if asked), and measure on the judging samples: base, before, after."""
-        entry = self.journal.read("tuned")
-        if entry is not None:
-            self._restore(variant, "tuned")
-            return dict(entry.extra)
-        objective = "mse" if self.request.recipe == "bitdelta" else self.request.objective
-        tuner = Tuner(model, variant, TensorWeights(model, self.tuned.view, self.device), self.parts["tune"], self.device,
-                      objective=objective, tokens_per_step=min(1024, at_once))
-        steps = tuner.steps if tuner.size else 0
-        total = 4 + steps
-        self.tell(StageStarted(stage="tune", total=steps, message=objective))
-
-        def tick(done: float) -> Callable[[], None]:
-            return lambda: self.progress("tune", done, total)
-        tuner.prepare(self.parts["tune_held_out"], tick(1))
-        state = self._tune_state(tuner)
-        if state is None:
-            zero = tuner.base_loss(TensorWeights(model, self._base_tensor(variant), self.device), tick(2))
-            state = tuner.fresh(tuner.held_out_loss(torch.zeros(tuner.size, device=self.device), tick(3)))
-            self.zero = zero
-            self._keep_state(state)
-        self.tell(TunePoint(step=state.step, total=steps, epoch=0, held_out=state.before))
-        saved = time.monotonic()
-        while state.step < steps:
-            state = tuner.step(state, tick(4 + state.step))
-            self.tell(TunePoint(step=state.step, total=steps, epoch=0, training=state.losses[-1]))
-            self.progress("tune", 4 + state.step, total)
-            if time.monotonic() - saved > 10:
-                self._keep_state(state)
-                saved = time.monotonic()
-        after = tuner.held_out_loss(state.gains, tick(total)) if steps else state.before
-        self.tell(TunePoint(step=steps, total=steps, epoch=0, held_out=after))
-        better = steps > 0 and after < state.before
-        if better:
-            tuner.finish(state)
-        elif steps:
-            self.warn("End-to-end tuning did not lower the held-out loss: the fitted scales are kept.")
-        fidelity = {"objective": objective, "base": self.zero, "fitted": state.before, "tuned": after if steps else None,
-                    "variant": min(after, state.before), "kept": "tuned" if better else "fitted",
-                    "tokens": int(self.parts["tune_held_out"].numel()), "training": [round(x, 9) for x in state.losses]}
-        sign = [variant.records[n] for n in tuner.names]
-        self.journal.write("tuned", sign, {r.name: variant.learnt[r.name] for r in sign}, fidelity)
-        return fidelity
-
-    def _base_tensor(self, variant: Variant) -> Callable[[str], Tensor]:
-        """The base in the fine-tune's shape: rows it lacks are the fine-tune's."""
-        def read(name: str) -> Tensor:
-            record = variant.records[name]
-            base, tuned = variant.base_view(record), self.tuned.view(name)
-            assert base is not None
-            if not record.tail:
-                return base[:record.shape[0]] if record.shape else base
-            return torch.cat([base.to(tuned.dtype), tuned[base.shape[0]:]])
-        return read
-
-    def _tune_state(self, tuner: Tuner) -> TuneState | None:
-        entry = self.journal.read("tune-state")
-        if entry is None:
-            return None
-        self.zero = float(entry.extra["zero"])
-        kept = {k: v.to(self.device) for k, v in entry.tensors["state"].items()}
-        return TuneState(kept["gains"], kept["first"], kept["second"], int(entry.extra["step"]),
-                         [float(x) for x in entry.extra["losses"]], float(entry.extra["before"]))
-
-    def _keep_state(self, state: TuneState) -> None:
-        self.journal.write("tune-state", [], {"state": {"gains": state.gains, "first": state.first, "second": state.second}},
-                           {"step": state.step, "losses": state.losses, "before": state.before, "zero": self.zero})
+        self.tell(LossPoint(tensor=record.name, slice=piece, axis=axis, iteration=iteration, training=training,
+                            held_out=held_out))
 
     def _write(self, variant: Variant, fidelity: dict[str, Any]) -> Path:
         records = tuple(variant.records[r.name] for r in self.plan.records)

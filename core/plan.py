@@ -111,7 +111,8 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: PlanOptions,
         progress(len(names), len(names))
     if all(r.codec == "same" for r in records):
         warnings.append("Every weight equals the base's: the delta will be empty.")
-    if tuned.config.get("tie_word_embeddings") != base.config.get("tie_word_embeddings"):
+    default = type(skeleton.config)().get_text_config().tie_word_embeddings     # a config may leave out what is usual
+    if tuned.config.get("tie_word_embeddings", default) != base.config.get("tie_word_embeddings", default):
         warnings.append("The head is tied to the embedding in one of the two only; the delta keeps the fine-tune's way.")
     loud = [r.name for r in records if r.codec == "sign" and r.change > 0.5]
     if loud:

@@ -49,7 +49,7 @@ class _SignedWeight(torch.autograd.Function):
         return CODECS["sign"].add(record, {**stored, "scale": halves}, base).float()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """Sums of grad o S over what each scale covers."""
         (scales,) = ctx.saved_tensors
         record: TensorRecord = ctx.record
@@ -139,7 +139,9 @@ class Tuner:
         self.held_out = cut_batches(held_out)
         self.target_outer = self.target.stage(OUTER)
         self.target_held = carry(self.model.skeleton, self.target, self.held_out, self.device, tick)
-        self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick) if self.batches.ids else None
+        self.target_states = None
+        if self.batches.ids:
+            self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick)
 
     def held_out_loss(self, gains: Tensor, tick: Callable[[], None] | None = None) -> float:
         """Mean objective per token on the held-out samples."""
@@ -229,7 +231,9 @@ class Tuner:
             if tick:
                 tick()
         if not self.outer_is_fixed:
-            skeleton.prologue(self.stage(OUTER, gains), ids).hidden.backward(grad)
+            embedded = skeleton.prologue(self.stage(OUTER, gains), ids).hidden
+            if embedded.requires_grad:                 # it does not where the head alone is learnt
+                embedded.backward(grad)
         return float(loss.detach())
 
     def finish(self, state: TuneState) -> None:

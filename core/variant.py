@@ -11,6 +11,7 @@ from core.checkpoint import Checkpoint
 from core.codecs import CODECS
 from core.codecs.scales import exponent_for
 from core.codecs.sign import join_scales, scale_count
+from core.journal import Entry
 from core.record import TensorRecord
 
 
@@ -68,3 +69,9 @@ class Variant:
         self.learnt[record.name] = {"left": left, "right": right}
         self.records[record.name] = record
         return record
+
+    def restore(self, entry: Entry) -> None:
+        """Take over what a journal entry holds."""
+        for record in entry.records:
+            self.records[record.name] = record
+            self.learnt[record.name] = dict(entry.tensors.get(record.name, {}))

@@ -39,7 +39,7 @@ def byte_tokenizer(*, begins: bool = False, chats: bool = False) -> PreTrainedTo
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BEGIN} $A", special_tokens=[(BEGIN, 0)]
         )
-    wrapped: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    wrapped: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END
     )
     wrapped.chat_template = TEMPLATE if chats else None

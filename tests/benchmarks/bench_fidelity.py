@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ EMBEDDING_METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_deltas(base: Path, tuned: Path, methods: dict[str, dict[str, Any]], work: Path) -> Iterator[tuple[str, Path, float, int]]:
+def make_deltas(base: Path, tuned: Path, methods: dict[str, dict[str, Any]],
+                work: Path) -> Iterator[tuple[str, Path, float, int]]:
     """(method, delta folder, seconds, planned bytes) one after the other."""
-    from core.job import Job, Request
+    from core.job import Job
+    from core.request import Request
     for name, settings in methods.items():
         folder = work / name.replace(" ", "-").replace(",", "")
         begin = time.perf_counter()
@@ -98,12 +101,13 @@ def measure(base: Path, tuned: Path, deltas: dict[str, Path], tokens: int, text:
         others = {"base": (StagedModel.of(a), TensorWeights(StagedModel.of(a), a.view, device))}
         for name, folder in deltas.items():
             delta = open_delta(folder)
-            others[name] = (model, TensorWeights(model, lambda tensor, d=delta: d.variant(a, tensor), device))
+            others[name] = (model, TensorWeights(model, partial(delta.variant, a), device))
         found, (ppl, _) = compare((model, TensorWeights(model, b.view, device)), others, ids, device)
         return dict(found), ppl
 
 
-def run(pairs: list[str] | None = None, methods: list[str] | None = None, tokens: int = 20_480, text: str | None = None) -> list[dict[str, Any]]:
+def run(pairs: list[str] | None = None, methods: list[str] | None = None, tokens: int = 20_480,
+        text: str | None = None) -> list[dict[str, Any]]:
     """One row per pair and method: KL, and beside it bytes, recovery, top-1 agreement and seconds."""
     from core.artifact import open_delta
     text = text or os.environ.get("DELTADECK_TEXT")
@@ -113,17 +117,19 @@ def run(pairs: list[str] | None = None, methods: list[str] | None = None, tokens
             continue
         wanted = METHODS if pair == "pirate" else EMBEDDING_METHODS
         with tempfile.TemporaryDirectory() as work:
-            made = list(make_deltas(base, tuned, {k: v for k, v in wanted.items() if not methods or k in methods}, Path(work)))
+            chosen = {k: v for k, v in wanted.items() if not methods or k in methods}
+            made = list(make_deltas(base, tuned, chosen, Path(work)))
             found, ppl = measure(base, tuned, {name: folder for name, folder, _, _ in made}, tokens, text)
             zero = found["base"]
             full = (tuned / "model.safetensors").stat().st_size
             for name, folder, seconds, planned in made:
                 f, size = found[name], open_delta(folder).weights_bytes
                 assert size == planned, f"{name}: {size} bytes written, {planned} planned"
+                beside = (f"base {zero.kl_mean:.4f}; se {f.kl_se:.5f}, p99 {f.kl_p99:.4f}, recovery "
+                          f"{1 - f.kl_mean / zero.kl_mean:.4f}, top-1 {f.top1:.4f} (base {zero.top1:.4f}), ppl {f.ppl:.3f} "
+                          f"(fine-tune {ppl:.3f}), {size} bytes as planned ({full / size:.1f} x smaller), made in {seconds:.0f} s")
                 rows.append({"name": f"{pair}: KL, {name}", "value": round(f.kl_mean, 5), "unit": "nats/token",
-                             "reference": f"base {zero.kl_mean:.4f}; se {f.kl_se:.5f}, p99 {f.kl_p99:.4f}, recovery {1 - f.kl_mean / zero.kl_mean:.4f}, "
-                             f"top-1 {f.top1:.4f} (base {zero.top1:.4f}), ppl {f.ppl:.3f} (fine-tune {ppl:.3f}), {size} bytes as planned "
-                             f"({full / size:.1f} x smaller), made in {seconds:.0f} s", "goal": GOALS.get(f"{pair}: {name}"), "better": "lower"})
+                             "reference": beside, "goal": GOALS.get(f"{pair}: {name}"), "better": "lower"})
     return rows
 
 

@@ -24,9 +24,10 @@ def paper_seconds(base: Path, tuned: Path, samples: int, length: int) -> tuple[f
     import torch
 
     from core.checkpoint import open_checkpoint
+    from core.moments import Target
     from core.paper import fit_adamw
     from core.plan import PlanOptions, make_plan
-    from core.solve import Problem, Target
+    from core.solve import Problem
     from core.stream import carry, cut_batches
     from core.weights import StagedModel, TensorWeights
     device = torch.device("cpu")
@@ -55,8 +56,9 @@ def paper_seconds(base: Path, tuned: Path, samples: int, length: int) -> tuple[f
 
 def run() -> list[dict[str, Any]]:
     """How many times faster the whole default job is."""
-    from core.job import Job, Request, sequence_length
     from core.checkpoint import open_checkpoint
+    from core.job import Job
+    from core.request import Request, sequence_length
     base, tuned = real_pairs()["pirate"]
     with tempfile.TemporaryDirectory() as work:
         request = Request(base=str(base), fine_tuned=str(tuned), output=str(Path(work) / "delta"), calibration="default")

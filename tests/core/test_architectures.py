@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from core.artifact import check_base, verify_files
 from core.checkpoint import open_checkpoint
 from core.events import AnyEvent, LayerFitted
-from core.job import Job, Request, Result
-from tests.models import CONFIGS, Tensors, is_linear, make_pair, perturb, save_beside, tensors_of, write_text
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and lose much by waiting for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from core.job import Job, Result
+from core.request import Request
+from tests.models import (
+    CONFIGS,
+    Tensors,
+    is_linear,
+    make_pair,
+    one_thread,  # noqa: F401 (takes effect by being here)
+    perturb,
+    save_beside,
+    tensors_of,
+    write_text,
+)
 
 
 def compress(folder: Path, base: Path, tuned: Path, name: str = "delta", **request: Any) -> tuple[Result, list[AnyEvent]]:
@@ -125,7 +125,8 @@ def test_fused_projections_choose_an_axis_per_part(tmp_path: Path, tokenizer: Pr
     base, _ = make_pair(tmp_path, "phi3", tokenizer)
     generator = torch.Generator().manual_seed(4)
     wanted = tensors_of(base)
-    parts = {"qkv_proj": [(0, 32, "row"), (32, 48, "column"), (48, 64, "row")], "gate_up_proj": [(0, 48, "column"), (48, 96, "row")]}
+    parts = {"qkv_proj": [(0, 32, "row"), (32, 48, "column"), (48, 64, "row")],
+             "gate_up_proj": [(0, 48, "column"), (48, 96, "row")]}
     for name, tensor in sorted(wanted.items()):
         for start, stop, axis in next((v for k, v in parts.items() if k in name), []):
             part = tensor[start:stop]
@@ -173,14 +174,16 @@ def test_experts_that_no_token_reaches_are_named_and_get_the_mean_change(tmp_pat
         if name.endswith("gate.weight"):
             tensor[3] *= 1.001
     tuned = save_beside(tmp_path / "mix", base, wanted)
-    result, events = compress(tmp_path, base, tuned, axis="row")
+    result, _ = compress(tmp_path, base, tuned, axis="row")
     variant = check_whole(result, base, tuned)
     unreached = {n for n in wanted if ".experts.2." in n}
     warned = {w.split(":")[0] for w in result.delta.config.warnings if "No token" in w}
-    assert len(unreached) == 6 and warned == unreached
+    assert len(unreached) == 6 and unreached <= warned         # expert 3 may get a handful of tokens, too few to fit
+    assert not any(f".experts.{i}." in name for name in warned for i in (0, 1))
     for name in unreached:
         change = wanted[name] - tensors[name]
-        assert torch.allclose((variant[name] - tensors[name]).abs(), change.abs().mean(1, keepdim=True).expand_as(change), rtol=2e-3)
+        mean = change.abs().mean(1, keepdim=True).expand_as(change)
+        assert torch.allclose((variant[name] - tensors[name]).abs(), mean, rtol=2e-3)
         assert result.delta.records[name].losses == ()
     assert all(result.delta.records[n].losses for n in wanted if ".experts.1." in n and n not in warned)
     assert all(result.delta.records[n].codec == "rows" for n in wanted if n.endswith("gate.weight"))
@@ -191,7 +194,8 @@ def test_experts_that_no_token_reaches_are_named_and_get_the_mean_change(tmp_pat
     {"recipe": "bitdelta"}, {"embeddings": "full"}, {"objective": "mse"}, {"tune_samples": 0}],
     ids=lambda s: "-".join(str(v) for v in s.values()))
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_every_recipe_and_axis(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, architecture: str, settings: dict[str, Any]) -> None:
+def test_every_recipe_and_axis(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, architecture: str,
+                               settings: dict[str, Any]) -> None:
     base, tuned = make_pair(tmp_path, architecture, tokenizer, only=lambda n, t: t.dim() == 2)
     result, _ = compress(tmp_path, base, tuned, **settings)
     check_whole(result, base, tuned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import msgspec
@@ -35,7 +36,8 @@ def test_text_of_the_same_source_begins_behind_what_calibration_took(
     taken = made[2].config.calibration["samples"]
     total = sum(taken.values())
     assert total > 8
-    stream = split_samples(str(tmp_path / "text.txt"), tokenizer, counts={"all": total + 10}, sequence_length=16, seed=0).parts["all"]
+    source = str(tmp_path / "text.txt")
+    stream = split_samples(source, tokenizer, counts={"all": total + 10}, sequence_length=16, seed=0).parts["all"]
     found = text_for(made, tmp_path / "text.txt", 160)
     assert torch.equal(found.ids, stream[total:])
     assert found.source == "text.txt"
@@ -57,17 +59,20 @@ def test_a_short_source_is_filled_with_what_was_held_out(
     tmp_path: Path, made: tuple[Path, Path, Delta], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     base, tuned, delta = made
-    stream = split_samples(str(tmp_path / "text.txt"), tokenizer, counts={"all": 10_000}, sequence_length=16, seed=0).parts["all"]
+    source = str(tmp_path / "text.txt")
+    stream = split_samples(source, tokenizer, counts={"all": 10_000}, sequence_length=16, seed=0).parts["all"]
     have = len(stream)
     samples = {"fit": have - 20, "fit_held_out": 4, "tune": 4, "tune_held_out": 9}
     config = msgspec.structs.replace(delta.config, calibration={**delta.config.calibration, "samples": samples})
-    found = text_for((base, tuned, Delta(delta.folder, config)), tmp_path / "text.txt", 11 * 16)
+    delta = copy(delta)
+    delta.config = config
+    found = text_for((base, tuned, delta), tmp_path / "text.txt", 11 * 16)
     assert torch.equal(found.ids, torch.cat([stream[have - 3:], stream[have - 12:have - 4]]))
     assert "held out while" in found.note
     nothing = {"fit": have - 1, "fit_held_out": 0, "tune": 0, "tune_held_out": 1}
-    config = msgspec.structs.replace(delta.config, calibration={**delta.config.calibration, "samples": nothing})
+    delta.config = msgspec.structs.replace(delta.config, calibration={**delta.config.calibration, "samples": nothing})
     with pytest.raises(CalibrationUnusable, match="too little left"):
-        text_for((base, tuned, Delta(delta.folder, config)), tmp_path / "text.txt", 160)
+        text_for((base, tuned, delta), tmp_path / "text.txt", 160)
 
 
 def test_text_of_another_source_begins_at_its_beginning(

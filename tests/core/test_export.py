@@ -15,9 +15,10 @@ from core.artifact import Delta
 from core.checkpoint import open_checkpoint
 from core.errors import Cancelled, NoSpace, OutputExists, WrongBase
 from core.export import checkpoint_shards, export_checkpoint
-from core.job import Job, Request
+from core.job import Job
 from core.merge import merge_into, variant_model
 from core.record import StoredTensor
+from core.request import Request
 from tests.models import make_pair, perturb, save_beside, tensors_of, write_text
 
 
@@ -33,7 +34,9 @@ def load(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-tied", "gpt2", "phi3", "mixtral"])
-def test_an_exported_folder_loads_and_is_the_variant(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, architecture: str) -> None:
+def test_an_exported_folder_loads_and_is_the_variant(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, architecture: str
+) -> None:
     base, tuned = make_pair(tmp_path, architecture, tokenizer, dtype=torch.bfloat16)
     delta = make_delta(tmp_path, base, tuned)
     with open_checkpoint(base) as opened:

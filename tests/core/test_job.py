@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,20 +19,25 @@ from core.artifact import verify_files
 from core.checkpoint import open_checkpoint
 from core.errors import BadOption, CalibrationUnusable, Cancelled, JobMismatch, NoSpace, OutputExists, Refused
 from core.events import AnyEvent, LayerFitted, TunePoint, Warned
-from core.job import Job, Request, Result
-from tests.models import (Tensors, is_linear, make_model, make_pair, perturb, save_beside, save_model, tensors_of, write_text)
+from core.job import Job, Result
+from core.request import Request
+from tests.models import (
+    Tensors,
+    is_linear,
+    make_model,
+    make_pair,
+    one_thread,  # noqa: F401 (takes effect by being here)
+    perturb,
+    save_beside,
+    save_model,
+    tensors_of,
+    write_text,
+)
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+WIDER = {"hidden_size": 48, "intermediate_size": 96, "num_key_value_heads": 4}
+"""For factors: in narrower matrices signs are as small."""
 Tokenizer = PreTrainedTokenizerFast
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and lose much by waiting for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def request(folder: Path, base: Path, tuned: Path, name: str = "delta", **settings: Any) -> Request:
@@ -99,7 +104,8 @@ def test_embedding_and_head_tied_or_not(tmp_path: Path, tokenizer: Tokenizer, ba
 @pytest.mark.parametrize("architecture", ["llama", "llama-tied", "gpt2", "opt"])
 @pytest.mark.parametrize("rows", [-9, 7])
 @pytest.mark.parametrize("moved", [False, True])
-def test_vocabularies_that_grew_or_shrank(tmp_path: Path, tokenizer: Tokenizer, architecture: str, rows: int, moved: bool) -> None:
+def test_vocabularies_that_grew_or_shrank(tmp_path: Path, tokenizer: Tokenizer, architecture: str, rows: int,
+                                          moved: bool) -> None:
     base = save_model(tmp_path / "base", make_model(architecture), tokenizer)
     size = 260 + rows
     wanted = perturb(tensors_of(base), 0.01, only=lambda n, t: t.dim() == 2 and (moved or is_linear(n, t)))
@@ -147,7 +153,7 @@ def test_a_tied_head_that_is_stored_as_well(tmp_path: Path, tokenizer: Tokenizer
     base = save_model(tmp_path / "base", make_model("llama-tied"), tokenizer)
     wanted = perturb(tensors_of(base), 0.02)
     wanted[HEAD] = wanted[EMBED].clone()
-    result, variant = run(tmp_path, base, save_beside(tmp_path / "tuned", base, wanted))
+    result, _ = run(tmp_path, base, save_beside(tmp_path / "tuned", base, wanted))
     assert result.delta.config.fidelity["variant"] < 0.3 * result.delta.config.fidelity["base"]
 
 
@@ -209,7 +215,7 @@ def test_a_matrix_of_zeros_in_the_base(tmp_path: Path, tokenizer: Tokenizer) -> 
 
 def test_nothing_changed(tmp_path: Path, tokenizer: Tokenizer) -> None:
     base, _ = make_pair(tmp_path, "llama", tokenizer)
-    result, variant = run(tmp_path, base, base)
+    result, _ = run(tmp_path, base, base)
     assert set(codecs(result).values()) == {"same"}
     assert any("will be empty" in w for w in result.delta.config.warnings)
     assert result.delta.config.fidelity["base"] == pytest.approx(0, abs=1e-6)
@@ -232,7 +238,7 @@ def merged_lora(base: Tensors, rank: int) -> Tensors:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("rank", [2, 4])
 def test_a_merged_adapter_becomes_factors(tmp_path: Path, tokenizer: Tokenizer, dtype: torch.dtype, rank: int) -> None:
-    base = save_model(tmp_path / "base", make_model("llama", hidden_size=48, intermediate_size=96, num_key_value_heads=4).to(dtype), tokenizer)
+    base = save_model(tmp_path / "base", make_model("llama", **WIDER).to(dtype), tokenizer)
     before = tensors_of(base)
     wanted = merged_lora(before, rank)
     result, variant = run(tmp_path, base, save_beside(tmp_path / "tuned", base, wanted))
@@ -249,7 +255,7 @@ def test_a_merged_adapter_becomes_factors(tmp_path: Path, tokenizer: Tokenizer, 
 
 
 def test_all_codecs_in_one_model(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    base = save_model(tmp_path / "base", make_model("llama", hidden_size=48, intermediate_size=96, num_key_value_heads=4).to(torch.bfloat16), tokenizer)
+    base = save_model(tmp_path / "base", make_model("llama", **WIDER).to(torch.bfloat16), tokenizer)
     tensors = tensors_of(base)
     low, signs = merged_lora(tensors, 2), perturb(tensors, 0.02)
     block = "model.layers.0."
@@ -341,7 +347,7 @@ def test_a_base_that_lacks_a_tensor_or_holds_infinities_is_refused(tmp_path: Pat
     whole, tuned = make_pair(tmp_path, "llama", tokenizer)
     tensors = tensors_of(whole)
     lacking = save_beside(tmp_path / "lacking", whole, {n: t for n, t in tensors.items() if "layers.1.mlp.up" not in n})
-    with pytest.raises(Refused, match="The base lacks.*up_proj"):
+    with pytest.raises(Refused, match=r"The base lacks.*up_proj"):
         Job(request(tmp_path, lacking, tuned), lambda event: None).run()
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("inf")
     infinite = save_beside(tmp_path / "infinite", whole, tensors)
@@ -359,8 +365,8 @@ def test_a_full_disk_is_refused(tmp_path: Path, tokenizer: Tokenizer, monkeypatc
 
 
 @pytest.mark.parametrize("settings", [
-    {"recipe": "best"}, {"axis": "diagonal"}, {"embeddings": "none"}, {"samples": 1}, {"tune_samples": -1}, {"sequence_length": 4},
-    {"objective": "mae"}, {"device": "abacus"}], ids=lambda s: next(iter(s)))
+    {"recipe": "best"}, {"axis": "diagonal"}, {"embeddings": "none"}, {"samples": 1}, {"tune_samples": -1},
+    {"sequence_length": 4}, {"objective": "mae"}, {"device": "abacus"}], ids=lambda s: next(iter(s)))
 def test_bad_options_are_refused(tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
     base, tuned = make_pair(tmp_path, "llama", tokenizer)
     with pytest.raises(BadOption):
@@ -456,7 +462,7 @@ def test_other_recipes_resume_to_the_same_bytes(tmp_path: Path, tokenizer: Token
 
 
 def test_adapters_resume_to_the_same_bytes(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    base = save_model(tmp_path / "base", make_model("llama-tied", hidden_size=48, intermediate_size=96, num_key_value_heads=4), tokenizer)
+    base = save_model(tmp_path / "base", make_model("llama-tied", **WIDER), tokenizer)
     moved = merged_lora(tensors_of(base), 2)
     moved[EMBED] = perturb({EMBED: moved[EMBED]}, 0.02)[EMBED]
     tuned = save_beside(tmp_path / "tuned", base, moved)
@@ -484,7 +490,7 @@ def test_a_torn_journal_entry_is_made_again(tmp_path: Path, tokenizer: Tokenizer
     for i, entry in enumerate(entries):                # torn in various ways: cut, emptied, a byte turned
         raw = bytearray(entry.read_bytes())
         raw[len(raw) // 2] ^= 0xFF
-        entry.write_bytes([bytes(raw), raw[:len(raw) // 2], b""][i % 3])
+        entry.write_bytes(bytes([raw, raw[:len(raw) // 2], b""][i % 3]))
     assert contents(Job(wanted, lambda event: None).run().folder) == whole
 
 

@@ -14,7 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from core.errors import TensorsMissing, UnsupportedModel
 from core.skeleton import OUTER, Placement, Skeleton
-from tests.models import CONFIGS, VOCABULARY, make_model, save_model, tensors_of
+from tests.models import (
+    CONFIGS,
+    VOCABULARY,
+    make_model,
+    one_thread,  # noqa: F401 (takes effect by being here)
+    save_model,
+    tensors_of,
+)
 
 
 def saved(folder: Path, architecture: str, **changes: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -92,7 +99,7 @@ def test_expert_numbers_above_nine_are_put_in_order(tmp_path: Path) -> None:
 
 
 def test_blocks_and_weights_of_the_ends_are_named(tmp_path: Path) -> None:
-    config, tensors = saved(tmp_path / "m", "gpt2")
+    config, _ = saved(tmp_path / "m", "gpt2")
     skeleton = Skeleton(config)
     assert (skeleton.depth, skeleton.tied, skeleton.vocabulary) == (2, True, VOCABULARY)
     assert skeleton.input_name == "transformer.wte.weight"
@@ -150,7 +157,8 @@ def test_a_shape_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [
-    {}, {"model_type": "no_such_model"}, {"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 5},
+    {}, {"model_type": "no_such_model"},
+    {"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 5},
     {"model_type": "llama", "hidden_size": "wide"}, {"model_type": "vit"}, {"model_type": "t5", "num_layers": 2},
     {"model_type": "llama", "num_hidden_layers": 0}, {"model_type": "llama", "num_attention_heads": 0}])
 def test_what_is_no_causal_language_model_is_refused(config: dict[str, Any]) -> None:

@@ -15,7 +15,12 @@ from core import stream
 from core.skeleton import OUTER, Skeleton
 from core.stream import Batches, Hidden, advance, carry, cut_batches, levels, start, uses
 from core.weights import StagedModel, TensorWeights
-from tests.models import make_model, save_model, tensors_of
+from tests.models import (
+    make_model,
+    one_thread,  # noqa: F401 (takes effect by being here)
+    save_model,
+    tensors_of,
+)
 
 CPU = torch.device("cpu")
 IDS = torch.randint(0, 260, (6, 10), generator=torch.Generator().manual_seed(1))
@@ -29,7 +34,7 @@ def staged(folder: Path, architecture: str, **changes: Any) -> tuple[StagedModel
     return model, TensorWeights(model, tensors.__getitem__, CPU)
 
 
-LEVELS = {
+LEVELS: dict[str, list[tuple[str, ...]]] = {
     "llama": [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)],
     "gemma2": [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)],
     "phi3": [("qkv_proj",), ("o_proj",), ("gate_up_proj",), ("down_proj",)],
@@ -58,7 +63,8 @@ def test_watched_inputs_are_those_of_the_layers(tmp_path: Path) -> None:
     seen: dict[str, Tensor] = {}
     block = whole.model.layers[0]
     for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
-        block.get_submodule(name).register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(f"{name}.weight", args[0]))
+        block.get_submodule(name).register_forward_hook(
+            lambda m, args, out, key=f"{name}.weight": seen.__setitem__(key, args[0]))
     with torch.inference_mode():
         whole(IDS)
     found = {u.parameter: u.inputs for u in uses(model.skeleton, 0, weights.stage(0), hidden[0], batches.calls[0][0])}
