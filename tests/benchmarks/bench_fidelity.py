@@ -127,7 +127,7 @@ def run(pairs: list[str] | None = None, methods: list[str] | None = None, tokens
                 assert size == planned, f"{name}: {size} bytes written, {planned} planned"
                 beside = (f"base {zero.kl_mean:.4f}; se {f.kl_se:.5f}, p99 {f.kl_p99:.4f}, recovery "
                           f"{1 - f.kl_mean / zero.kl_mean:.4f}, top-1 {f.top1:.4f} (base {zero.top1:.4f}), ppl {f.ppl:.3f} "
-                          f"(fine-tune {ppl:.3f}), {size} bytes as planned ({full / size:.1f} x smaller), made in {seconds:.0f} s")
+                          f"(fine-tune {ppl:.3f}), {size} bytes as planned ({full / size:.1f} x smaller), {seconds:.0f} s")
                 rows.append({"name": f"{pair}: KL, {name}", "value": round(f.kl_mean, 5), "unit": "nats/token",
                              "reference": beside, "goal": GOALS.get(f"{pair}: {name}"), "better": "lower"})
     return rows

@@ -30,7 +30,7 @@ def saved(folder: Path, architecture: str, **changes: Any) -> tuple[dict[str, An
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_model(folder, model)
     return json.loads((folder / "config.json").read_text()), tensors_of(folder)
 
