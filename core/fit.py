@@ -15,7 +15,7 @@ from core.moments import Moments, Target
 from core.paper import fit_adamw
 from core.record import AXES, Losses, Slice, TensorRecord
 from core.solve import Fitted, Problem, expand, first_guess
-from core.stream import Batches, Hidden, Level, Use, uses
+from core.stream import Batches, Hidden, Level, Use, observe, uses
 from core.variant import Variant
 from core.weights import StagedModel, to_device
 
@@ -57,6 +57,9 @@ class BlockFitter:
         self.tuned, self.emit, self.tick = tuned, emit, tick
         self.kept: list[dict[str, Tensor]] | None = None
         self.recipe = recipe
+        self.scales: list[Tensor] = []
+        self.target_moved = False
+        """Whether the fine-tune's stream is already behind this block."""
 
     def parameters(self) -> dict[str, Tensor]:
         """The student's parameters of this block as they stand."""
@@ -64,7 +67,10 @@ class BlockFitter:
         return self.model.assemble(self.block, {n: to_device(self.variant.read(n), self.device) for n in names})
 
     def keep_inputs(self, all_levels: list[Level]) -> None:
-        """Run the fine-tune's block once and keep what enters each matrix, if that is small enough."""
+        """Run the fine-tune's block once and keep what enters each matrix, if that is small enough.
+
+        The same pass moves the fine-tune's stream on: nothing needs its states before the block any more.
+        """
         wanted = frozenset(p for level in all_levels if not level.experts for p in level.parameters)
         first = [level.parameters[0] for level in all_levels if not level.experts]
         width = sum(self.tuned[p].numel() // self._outputs(p) for p in first)
@@ -72,9 +78,14 @@ class BlockFitter:
             return
         self.kept = []
         for i in range(len(self.batches.ids)):
-            found = {u.parameter: u.inputs for u in self._uses(self.tuned, self.target_stream, i, wanted)}
+            hidden = self.target_stream[i]
+            self.scales.append(residual_scale(hidden))
+            seen, after = observe(self.model.skeleton, self.block, self.tuned, hidden, self.batches.calls[i][self.block], wanted)
+            found = {u.parameter: u.inputs for u in seen}
             self.kept.append({p: found[p] for p in first})
+            self.target_stream[i] = after
             self.tick()
+        self.target_moved = True
 
     def _outputs(self, parameter: str) -> int:
         placement = next(p for p in self.model.by_stage[self.block] if p.parameter.endswith(parameter))
@@ -131,7 +142,7 @@ class BlockFitter:
                                    for _ in range(2)]
                 aim = None if target is None else target.reshape(x.shape)
                 if weighed:
-                    scale = self._residual_scale(i)
+                    scale = self.scales[i] if self.scales else residual_scale(self.target_stream[i])
                     x, aim = x * scale, None if aim is None else aim * scale
                 group.parts[held_out].add(x, aim, group.tuned)
                 if self.recipe == "paper" and not held_out:
@@ -141,11 +152,6 @@ class BlockFitter:
                     length = self.batches.ids[i].shape[1] if aim is not None else len(x)
                     group.samples += zip(x.clone().split(length), wanted_change.split(length), strict=True)
             self.tick()
-
-    def _residual_scale(self, i: int) -> Tensor:
-        """1 / root mean square of the hidden state of each token of a batch (tokens, 1)."""
-        hidden = self.target_stream[i]
-        return hidden.reshape(-1, hidden.shape[-1]).square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt()
 
     def _logical_change(self, group: Group) -> Tensor:
         return torch.cat([logical_change(self.variant, self.variant.records[n], self.device) for n in group.names])
@@ -210,6 +216,11 @@ class BlockFitter:
         record = msgspec.structs.replace(record, losses=tuple(losses))
         self.variant.records[record.name] = record
         return record
+
+
+def residual_scale(hidden: Tensor) -> Tensor:
+    """1 / root mean square of each token's hidden state (samples, tokens, width) -> (samples * tokens, 1)."""
+    return hidden.reshape(-1, hidden.shape[-1]).square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt()
 
 
 def open_axes(axis: str) -> set[str]:

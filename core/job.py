@@ -301,7 +301,8 @@ class Job:
                     self.resumed_share, live = self._share(block, depth), True
                 self._fit_block(fitter, variant, block, streams, batches, tuned)
             if block + 1 < depth:
-                advance(model.skeleton, block, tuned, streams[0], batches)
+                if not fitter.target_moved:
+                    advance(model.skeleton, block, tuned, streams[0], batches)
                 advance(model.skeleton, block, fitter.parameters(), streams[1], batches)
             self.progress("fit", block + 1, depth)
         for stream in streams:

@@ -316,9 +316,15 @@ def run(
     if threads == 1:
         kernel(*addresses, 0, rows, columns)
         return
-    parts = min(rows, threads * _PARTS_PER_THREAD)
-    bounds = [rows * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(kernel, *addresses, first, last, columns) for first, last in itertools.pairwise(bounds)]
-    for job in jobs:
-        job.result()
+    count = min(rows, threads * _PARTS_PER_THREAD)
+    parts = itertools.pairwise([rows * part // count for part in range(count + 1)])
+
+    def work() -> None:
+        for first, last in parts:  # one iterator for all: whoever is free takes the next part
+            kernel(*addresses, first, last, columns)
+
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work) for _ in range(threads - 1)]
+        work()
+    for other in others:
+        other.result()

@@ -129,7 +129,8 @@ class Hidden:
         return self.parts[i].to(self.device, non_blocking=True)
 
     def __setitem__(self, i: int, value: Tensor) -> None:
-        self.parts[i].copy_(value)
+        with torch.inference_mode():                   # what was made in that mode can only be written to in it
+            self.parts[i].copy_(value)
 
     def drop(self) -> None:
         """Remove the file, if there is one."""
@@ -190,6 +191,14 @@ def advance(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hi
             hidden[i] = skeleton.run_block(block, parameters, hidden[i], batches.calls[i][block])
             if tick:
                 tick()
+
+
+def observe(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidden: Tensor, call: BlockCall,
+            only: frozenset[str]) -> tuple[list[Use], Tensor]:
+    """The products with `only` these parameters of one whole pass through a block, and the hidden states after it."""
+    seen: list[Use] = []
+    with torch.inference_mode(), Watch({k: v for k, v in parameters.items() if k in only}, seen.append):
+        return seen, skeleton.run_block(block, parameters, hidden, call)
 
 
 def uses(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidden: Tensor, call: BlockCall,

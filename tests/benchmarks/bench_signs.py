@@ -22,7 +22,7 @@ _SHAPE = (4096, 14336)  # the MLP of an 8B Llama
 _PAIRS = 41
 _WARM_UPS = 4
 _THREADS = 2
-_PAUSE = 0.005  # seconds; OpenMP's threads spin for a while after their work and would slow what follows
+_PAUSE = 0.03  # seconds; torch's OpenMP threads spin for some 10 ms after their work, on the cores that come next
 _GOAL = 1.1
 
 
