@@ -183,10 +183,15 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def narrow_products(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """A context in which matrix products run in bf16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
 def advance(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidden: Hidden, batches: Batches,
-            tick: Callable[[], None] | None = None) -> None:
-    """Replace all hidden states by what the block makes of them."""
-    with torch.inference_mode():
+            tick: Callable[[], None] | None = None, *, narrow: bool = False) -> None:
+    """Replace all hidden states by what the block makes of them; with `narrow`, products in bf16."""
+    with torch.inference_mode(), narrow_products(hidden.device, narrow):
         for i in range(len(batches.ids)):
             hidden[i] = skeleton.run_block(block, parameters, hidden[i], batches.calls[i][block])
             if tick:
@@ -217,12 +222,12 @@ def uses(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidde
 
 
 def carry(skeleton: Skeleton, weights: Weights, batches: Batches, device: torch.device,
-          tick: Callable[[], None] | None = None) -> Hidden:
-    """Hidden states after the last block, for all batches."""
+          tick: Callable[[], None] | None = None, *, narrow: bool = False) -> Hidden:
+    """Hidden states after the last block, for all batches; with `narrow`, products in bf16."""
     own = Batches(batches.ids, batches.held_out)       # calls may differ between configs
     hidden = start(skeleton, weights, own, device)
     for block in range(skeleton.depth):
-        advance(skeleton, block, weights.stage(block), hidden, own, tick)
+        advance(skeleton, block, weights.stage(block), hidden, own, tick, narrow=narrow)
     return hidden
 
 

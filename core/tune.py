@@ -25,7 +25,7 @@ from core.devices import has_fast_bf16
 from core.record import TensorRecord
 from core.signs import unpack_signs
 from core.skeleton import OUTER
-from core.stream import Batches, carry, cut_batches
+from core.stream import Batches, carry, cut_batches, narrow_products
 from core.variant import Variant
 from core.weights import StagedModel, Weights, to_device
 
@@ -102,6 +102,8 @@ class Tuner:
             at += self.start_scales[name].numel()
         self.size = at
         self.batches = cut_batches(ids, at_once=tokens_per_step) if len(ids) else Batches([], [])
+        # Products of a step run in bf16 where that is fast: a gradient's noise is far above its rounding. The losses that
+        # decide anything (before, after) are always in FP32, and so is the head in a step.
         self.narrow = has_fast_bf16(device)
         self.outer_is_fixed = not any(p.tensor in self.start_scales for p in model.by_stage.get(OUTER, []))
 
@@ -141,7 +143,7 @@ class Tuner:
         self.target_held = carry(self.model.skeleton, self.target, self.held_out, self.device, tick)
         self.target_states = None
         if self.batches.ids:
-            self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick)
+            self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick, narrow=self.narrow)
 
     def held_out_loss(self, gains: Tensor, tick: Callable[[], None] | None = None) -> float:
         """Mean objective per token on the held-out samples."""
@@ -197,13 +199,6 @@ class Tuner:
         update = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + 1e-12)
         return TuneState(state.gains - rate * update, first, second, t, [*state.losses, loss], state.before)
 
-    def _products(self) -> torch.autocast:
-        """Matrix products of a step in bf16 where that is fast: a gradient's noise is far above its rounding.
-
-        Losses that decide anything (before, after) are always in FP32, and so is the head in a step.
-        """
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow, cache_enabled=False)
-
     def _forward_backward(self, ids: Tensor, i: int, gains: Tensor, tick: Callable[[], None] | None) -> float:
         skeleton = self.model.skeleton
         with torch.no_grad():
@@ -213,7 +208,7 @@ class Tuner:
             for block in range(skeleton.depth):
                 inputs.append(hidden)
                 parameters = self.stage(block, gains)
-                with self._products():
+                with narrow_products(self.device, self.narrow):
                     hidden = skeleton.run_block(block, parameters, hidden, prologue.calls[block]).float()
                 if tick:
                     tick()
@@ -224,7 +219,7 @@ class Tuner:
         for block in reversed(range(skeleton.depth)):
             leaf = inputs.pop().detach().requires_grad_(True)
             parameters = self.stage(block, gains)
-            with self._products():
+            with narrow_products(self.device, self.narrow):
                 out = skeleton.run_block(block, parameters, leaf, prologue.calls[block]).float()
             out.backward(grad)
             grad = leaf.grad
