@@ -129,7 +129,7 @@ class Job:
         counts = sample_counts(self.request)
         sizes = Sizes((counts["fit"] + counts["fit_held_out"]) * self.length, counts["tune"] * self.length,
                       counts["tune_held_out"] * self.length)
-        ops = operations(self.plan, sizes)
+        ops = operations(self.plan, sizes, self.device)
         self.costs = {"prepare": 0.03 * sum(ops.values()), "fit": ops["fit"], "tune": ops["tune"] + ops["measure"],
                       "write": 0.02 * sum(ops.values())}
         width = int(self.tuned.config.get("hidden_size") or self.tuned.config.get("n_embd") or 1024)

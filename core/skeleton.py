@@ -134,7 +134,7 @@ class Skeleton:
         return len(self.blocks)
 
     def place(self, tensors: Mapping[str, tuple[int, ...]]) -> dict[str, Placement]:
-        """Placement of every tensor on disk, {name: shape} -> {name: Placement}; a tied head that is stored as well is left out.
+        """Placement of every tensor on disk, {name: shape} -> {name: Placement}; derived buffers have no part in it.
 
         Raises `UnsupportedModel` for a tensor that has no place, `TensorsMissing` for a parameter that no tensor fills.
         """
