@@ -72,7 +72,6 @@ class Job:
         self.journal = Journal(self.folder)
         self.warnings: list[str] = []
         self.costs: dict[str, float] = {}
-        self.spent = 0.0
         self.resumed_share = 0.0
         self.within = 0.0
         self.order: dict[str, int] = {}

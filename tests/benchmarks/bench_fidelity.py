@@ -3,7 +3,8 @@
 Methods before end-to-end tuning: data-free first guesses, then the exact fit on each axis, then the paper's AdamW. Then
 the default job with tuning, and BitDelta's recipe. On `bard`, whose tied embedding changed: coded against stored whole.
 
-    python -m tests.benchmarks.bench_fidelity [--pairs pirate,bard] [--methods auto,tuned] [--tokens 20480] [--text SOURCE]
+    python -m tests.benchmarks.bench_fidelity [--pairs pirate,bard] [--methods auto] [--methods 'auto, tuned'] [--tokens 20480]
+                                              [--samples 50] [--text SOURCE]
 
 Text is `DELTADECK_TEXT` (any calibration source), or else embedded text that calibration does not use.
 """
@@ -41,7 +42,7 @@ EMBEDDING_METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_deltas(base: Path, tuned: Path, methods: dict[str, dict[str, Any]],
+def make_deltas(base: Path, tuned: Path, methods: dict[str, dict[str, Any]], samples: int,
                 work: Path) -> Iterator[tuple[str, Path, float, int]]:
     """(method, delta folder, seconds, planned bytes) one after the other."""
     from core.job import Job
@@ -52,7 +53,8 @@ def make_deltas(base: Path, tuned: Path, methods: dict[str, dict[str, Any]],
         if "guess" in settings:
             planned = write_guess(base, tuned, settings["guess"], folder)
         else:
-            request = Request(base=str(base), fine_tuned=str(tuned), output=str(folder), calibration="default", **settings)
+            request = Request(base=str(base), fine_tuned=str(tuned), output=str(folder), calibration="default",
+                              samples=samples, **settings)
             planned = Job(request, lambda event: None).run().plan.weights_bytes
         yield name, folder, time.perf_counter() - begin, planned
 
@@ -107,7 +109,7 @@ def measure(base: Path, tuned: Path, deltas: dict[str, Path], tokens: int, text:
 
 
 def run(pairs: list[str] | None = None, methods: list[str] | None = None, tokens: int = 20_480,
-        text: str | None = None) -> list[dict[str, Any]]:
+        samples: int = 50, text: str | None = None) -> list[dict[str, Any]]:
     """One row per pair and method: KL, and beside it bytes, recovery, top-1 agreement and seconds."""
     from core.artifact import open_delta
     text = text or os.environ.get("DELTADECK_TEXT")
@@ -118,7 +120,7 @@ def run(pairs: list[str] | None = None, methods: list[str] | None = None, tokens
         wanted = METHODS if pair == "pirate" else EMBEDDING_METHODS
         with tempfile.TemporaryDirectory() as work:
             chosen = {k: v for k, v in wanted.items() if not methods or k in methods}
-            made = list(make_deltas(base, tuned, chosen, Path(work)))
+            made = list(make_deltas(base, tuned, chosen, samples, Path(work)))
             found, ppl = measure(base, tuned, {name: folder for name, folder, _, _ in made}, tokens, text)
             zero = found["base"]
             full = (tuned / "model.safetensors").stat().st_size
@@ -142,7 +144,8 @@ if __name__ == "__main__":
     parser.add_argument("--pairs", type=lambda s: s.split(","))
     parser.add_argument("--methods", action="append")
     parser.add_argument("--tokens", type=int, default=20_480)
+    parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--text")
     given = parser.parse_args()
-    for row in run(given.pairs, given.methods, given.tokens, given.text):
+    for row in run(given.pairs, given.methods, given.tokens, given.samples, given.text):
         print(json.dumps(row))
