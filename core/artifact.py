@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -156,6 +157,8 @@ def write_delta(target: Path, config: DeltaConfig, encode: Callable[[TensorRecor
     if strange := [name for name in sidecars if not is_sidecar(name)]:
         raise ValueError(f"{strange[0]!r} is no file that a delta may hold")
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):      # of a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         work.chmod(0o755)
@@ -387,6 +390,13 @@ def _check_base_tensor(delta: Delta, base: Checkpoint, record: TensorRecord) -> 
     if tuple(info.shape) != record.base_shape or info.dtype != DTYPES[record.base_dtype]:
         raise WrongBase(f"{wrong}: '{record.base}' is {DTYPE_NAMES[info.dtype]} {list(info.shape)} instead of "
                         f"{record.base_dtype} {list(record.base_shape)}.", "", remedy)
+
+
+def check_whole(delta: Delta) -> None:
+    """Read every byte of the folder; raise `DeltaCorrupt` for the first file that is not as it was written."""
+    for name, problem in verify_files(delta):
+        if problem:
+            raise DeltaCorrupt(f"The delta in '{delta.folder}' is damaged: {name} {problem}.", "", "Get the delta again.")
 
 
 def check_base(delta: Delta, base: Checkpoint, *, hashes: bool = True) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.artifact import Delta, check_base
+from core.artifact import Delta, check_base, check_whole
 from core.calibration import load_tokenizer, resolve_default, split_samples
 from core.checkpoint import Checkpoint
 from core.devices import choose_device, exact_arithmetic
@@ -98,6 +98,7 @@ def evaluate_delta(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: Held
     `progress` is called with (steps done, of how many) and may raise to stop. Token ids beyond the smallest of the three
     vocabularies count as its last entry, for all alike. Raises `WrongBase`.
     """
+    check_whole(delta)
     check_base(delta, base)
     where = choose_device(device)
     target, student, zero = StagedModel.of(tuned), variant_model(delta, base), StagedModel.of(base)
@@ -116,6 +117,10 @@ def evaluate_delta(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: Held
 
     with exact_arithmetic():
         found, (ppl, error) = compare((target, TensorWeights(target, tuned.view, where)), others, ids, where, tick)
+    if found["base"].kl_mean < found["variant"].kl_mean:
+        raise BadOption(f"'{tuned.source}' is closer to the base than to the variant (KL {found['base'].kl_mean:.4g} and "
+                        f"{found['variant'].kl_mean:.4g}).", "It is hardly the fine-tune that this delta was made from.",
+                        "Give the fine-tune that the delta was made from.")
     return Report(ids.numel(), found["base"], found["variant"], ppl, error)
 
 

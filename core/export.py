@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from core.artifact import Delta, check_base
+from core.artifact import Delta, check_base, check_whole
 from core.checkpoint import Checkpoint
 from core.errors import NoSpace, OutputExists
 from core.record import StoredTensor
@@ -64,6 +64,7 @@ def export_checkpoint(delta: Delta, base: Checkpoint, target: Path, *, limit: in
     """
     if target.exists():
         raise OutputExists(f"'{target}' exists already.", "", "Choose another output, or move it away.")
+    check_whole(delta)
     check_base(delta, base)
     sidecars = variant_sidecars(delta, base)
     shards = checkpoint_shards([StoredTensor(r.name, r.dtype, r.shape) for r in delta.records.values()], limit)

@@ -6,9 +6,11 @@ steps. Nothing in a delta depends on when or how often the job was interrupted.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,7 @@ from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
 from core.embeddings import fit_rows, head_moment
-from core.errors import Cancelled, JobMismatch, NoSpace, OutputExists, Refused
+from core.errors import BadOption, Cancelled, JobMismatch, NoSpace, OutputExists, Refused
 from core.estimate import Sizes, estimate, operations
 from core.events import (
     AnyEvent,
@@ -68,11 +70,14 @@ class Job:
         self.began = time.monotonic()
         self._tell = tell
         self.output = Path(request.output)
+        if not self.output.name:
+            raise BadOption(f"'{request.output}' is no name for a new folder.", "", "Give the delta's folder a name.")
         self.folder = self.output.with_name(self.output.name + ".job")
         self.journal = Journal(self.folder)
         self.warnings: list[str] = []
         self.costs: dict[str, float] = {}
-        self.resumed_share = 0.0
+        self.pace: tuple[float, float] | None = None
+        """Since when, and from which fraction of the job on, its pace is measured."""
         self.within = 0.0
         self.order: dict[str, int] = {}
         """Position of each fitted tensor, in order of fitting."""
@@ -96,9 +101,12 @@ class Job:
         whole = sum(self.costs.values()) or 1.0
         before = sum(self.costs.get(s, 0.0) for s in order[:order.index(stage)])
         fraction = min(1.0, (before + self.costs.get(stage, 0.0) * done / max(1, total)) / whole)
-        worked = fraction - self.resumed_share
-        elapsed = time.monotonic() - self.began
-        left = elapsed * (1 - fraction) / worked if worked > 0.01 else None
+        # The pace counts from where the long stages begin: planning and what a resume skips say nothing about it.
+        if self.pace is None and stage in ("fit", "tune"):
+            self.pace = (time.monotonic(), fraction)
+        left = None
+        if self.pace is not None and fraction - self.pace[1] > 0.005:
+            left = (time.monotonic() - self.pace[0]) * (1 - fraction) / (fraction - self.pace[1])
         self.tell(Progress(stage=stage, done=done, total=total, fraction=round(fraction, 4),
                            seconds_left=None if left is None else round(left, 1)))
 
@@ -106,7 +114,7 @@ class Job:
     def run(self) -> Result:
         """Carry the request out. Raises `Refused` errors before anything is written, `Cancelled` when asked to stop."""
         options = self.request.options()
-        if self.output.exists():
+        if os.path.lexists(self.output):
             raise OutputExists(f"'{self.output}' exists already.", "", "Choose another output, or move it away.")
         self.device = choose_device(self.request.device)
         with open_checkpoint(self.request.base) as base, open_checkpoint(self.request.fine_tuned) as tuned, exact_arithmetic():
@@ -143,6 +151,10 @@ class Job:
 
     def _job_folder(self) -> FileLock:
         """Make or reopen the job's folder, held against a second process."""
+        if self.folder.exists() and not (self.folder / "job.json").is_file() and (
+                not self.folder.is_dir() or any(not _own(p.name) for p in self.folder.iterdir())):
+            raise OutputExists(f"'{self.folder}' exists and is no job's folder.", "The job would keep its steps there and "
+                               "remove it at the end.", "Choose another output, or move it away.")
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
@@ -161,7 +173,8 @@ class Job:
             differing = [k for k in wanted if k != "threads" and found.get(k) != wanted[k]]
             if differing:
                 lock.release()
-                raise JobMismatch(f"'{self.folder}' belongs to another job: its {' and '.join(differing)} differ.",
+                raise JobMismatch(f"'{self.folder}' belongs to another job: its {' and '.join(differing)} "
+                                  f"{'differ' if len(differing) > 1 else 'differs'}.",
                                   "Its finished layers would not fit this one.",
                                   f"Delete '{self.folder}' to begin anew, or choose another output.")
             # The number of threads decides in which order sums are taken, and with that the last bits.
@@ -187,12 +200,20 @@ class Job:
         stage = TuneStage(desk, self.tuned)
         fidelity = retry_smaller(lambda at_once: stage.run(model, variant, at_once), self.device)
         folder = self._write(variant, fidelity)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._clear()
         delta = open_delta(folder)
         seconds = time.monotonic() - self.began
         self._tell(Finished(folder=str(folder), weights_bytes=delta.weights_bytes, seconds=round(seconds, 2),
                             time=round(seconds, 3)))
         return Result(folder, self.plan, delta, seconds)
+
+    def _clear(self) -> None:
+        """Remove the job's own files, and its folder if nothing else is in it."""
+        for path in self.folder.iterdir():
+            if _own(path.name):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _calibration(self, model: StagedModel) -> dict[str, Tensor]:
         entry = self.journal.read("calibration")
@@ -202,7 +223,7 @@ class Job:
                 parts = split_samples(self.request.calibration, tokenizer, counts=sample_counts(self.request),
                                       sequence_length=self.length, seed=self.request.seed)
             except Refused:                            # nothing was begun: leave nothing behind
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._clear()
                 raise
             tensors = {k: v.clamp_max(model.skeleton.vocabulary - 1).to(torch.int32) for k, v in parts.parts.items()}
             extra = {"source": parts.source, "got": parts.got, "short": parts.is_short}
@@ -286,7 +307,6 @@ class Job:
         weights = (TensorWeights(model, self.tuned.view, self.device), TensorWeights(model, variant.read, self.device))
         streams = (start(model.skeleton, weights[0], batches, self.device, self.folder, "target"),
                    start(model.skeleton, weights[1], batches, self.device, self.folder, "student"))
-        live = True
         for block in range(depth):
             tuned, self.within = weights[0].stage(block), 0.0
             fitter = BlockFitter(model, variant, block, streams, batches, tuned, self.device, self._curve,
@@ -294,10 +314,8 @@ class Job:
             if (done := self._restore(variant, f"block-{block:04d}-done")) is not None:
                 for record in done:
                     self.order.setdefault(record.name, len(self.order))
-                live = False
+                self.pace = None                       # what is only carried through again has another pace
             else:
-                if not live:
-                    self.resumed_share, live = self._share(block, depth), True
                 self._fit_block(fitter, variant, block, streams, batches, tuned)
             if block + 1 < depth:
                 if not fitter.target_moved:
@@ -313,10 +331,6 @@ class Job:
 
     def _within_block(self, block: int, depth: int) -> None:
         self.progress("fit", block + self.within, depth)
-
-    def _share(self, block: int, depth: int) -> float:
-        whole = sum(self.costs.values()) or 1.0
-        return (self.costs["prepare"] + self.costs["fit"] * block / depth) / whole
 
     def _fit_block(self, fitter: BlockFitter, variant: Variant, block: int, streams: Any, batches: Batches,
                    tuned: Mapping[str, Tensor]) -> None:
@@ -373,6 +387,11 @@ class Job:
         return self.output
 
 
+def _own(name: str) -> bool:
+    """Whether a file of a job folder may be the job's own."""
+    return name in ("lock", "job.json", "target.bin", "student.bin") or name.endswith((".step", ".partial"))
+
+
 def short_name(checkpoint: Checkpoint) -> str:
     """What a checkpoint is called in a delta: the hub id, or a folder's own name (never a path)."""
     source = str(checkpoint.source)
@@ -385,6 +404,9 @@ def source_name(source: str) -> str:
 
 
 def _identity(checkpoint: Checkpoint) -> list[Any]:
-    """Names, sizes and times of a checkpoint's weight files: whether it is still the one the job began with."""
-    files = sorted({info.file for info in checkpoint.tensors.values()})
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    """Names, sizes and times of a checkpoint's files: whether it is still the one the job began with.
+
+    Of the two times, the one that a copying program can't set back tells even of a file replaced under its old time.
+    """
+    files = sorted({*(info.file for info in checkpoint.tensors.values()), *checkpoint.sidecars().values()})
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns, f.stat().st_ctime_ns] for f in files]

@@ -274,7 +274,10 @@ def record_bytes(record: TensorRecord) -> int:
 
 
 def _sidecars(base: Checkpoint, tuned: Checkpoint) -> dict[str, Path]:
-    """The fine-tune's config and tokenizer files whose content differs from the base's."""
+    """The fine-tune's config, and those of its tokenizer files whose content differs from the base's.
+
+    The config always: a base of the same weights under another config (rope, norm) would else make another model.
+    """
     theirs = base.sidecars()
     return {name: path for name, path in tuned.sidecars().items()
-            if name not in theirs or theirs[name].read_bytes() != path.read_bytes()}
+            if name == "config.json" or name not in theirs or theirs[name].read_bytes() != path.read_bytes()}

@@ -75,7 +75,7 @@ class TuneStage:
             state = tuner.step(state, tick(4 + state.step))
             self.desk.tell(TunePoint(step=state.step, total=steps, epoch=0, training=state.losses[-1]))
             self.desk.progress("tune", 4 + state.step, total)
-            if time.monotonic() - saved > 10:
+            if time.monotonic() - saved > SAVE_EVERY:
                 self._save(state)
                 saved = time.monotonic()
         after = tuner.held_out_loss(state.gains, tick(total)) if steps else state.before

@@ -61,10 +61,11 @@ def make_deltas(base: Path, tuned: Path, methods: dict[str, dict[str, Any]], sam
 
 def write_guess(base: Path, tuned: Path, axis: str, folder: Path) -> int:
     """A delta of data-free scales: mean |change|. Returns the planned bytes."""
+    import msgspec
     import torch
 
     from core import __version__
-    from core.artifact import BaseInfo, DeltaConfig, write_delta
+    from core.artifact import BaseInfo, DeltaConfig, base_digest, write_delta
     from core.checkpoint import open_checkpoint
     from core.fit import keep_guess
     from core.plan import PlanOptions, make_plan
@@ -77,9 +78,10 @@ def write_guess(base: Path, tuned: Path, axis: str, folder: Path) -> int:
                 keep_guess(variant, record.name, torch.device("cpu"))
             elif record.codec == "lowrank":
                 variant.learn_factors(record)
-        records = tuple(variant.records[r.name] for r in plan.records)
-        config = DeltaConfig(tool_version=__version__, base=BaseInfo("base", "", ""), fine_tuned="fine-tune", method={},
-                             calibration={}, fidelity={}, files={}, tensors=records)
+        records = tuple(msgspec.structs.replace(variant.records[r.name], base_sha256=a.sha256(r.base or r.name))
+                        for r in plan.records)
+        config = DeltaConfig(tool_version=__version__, base=BaseInfo("base", "", base_digest(records)), fine_tuned="fine-tune",
+                             method={}, calibration={}, fidelity={}, files={}, tensors=records)
         write_delta(folder, config, variant.encode, plan.sidecars, "")
         return plan.weights_bytes
 

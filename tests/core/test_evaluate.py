@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from core.artifact import Delta
 from core.calibration import split_samples
 from core.checkpoint import open_checkpoint
-from core.errors import BadOption, CalibrationUnusable, Cancelled
+from core.errors import BadOption, CalibrationUnusable, Cancelled, DeltaCorrupt
 from core.evaluate import HeldOutText, evaluate_delta, held_out_text
 from tests.core.test_export import make_delta
 from tests.models import make_pair, perturb, save_beside, tensors_of
@@ -116,3 +116,19 @@ def test_an_exact_delta_recovers_everything_though_vocabularies_differ(
     assert report.variant.top1 == 1
     assert report.recovery == 1
     assert report.base.kl_mean > 0
+
+
+def test_the_base_given_as_fine_tune_is_refused(tmp_path: Path, made: tuple[Path, Path, Delta]) -> None:
+    text = text_for(made, tmp_path / "text.txt", 160)
+    with open_checkpoint(made[0]) as base, pytest.raises(BadOption, match="closer to the base"):
+        evaluate_delta(made[2], base, base, text, device="cpu")
+
+
+def test_a_damaged_delta_is_not_evaluated(tmp_path: Path, made: tuple[Path, Path, Delta]) -> None:
+    text = text_for(made, tmp_path / "text.txt", 160)
+    weights = made[2].folder / "delta_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    weights.write_bytes(raw)
+    with open_checkpoint(made[0]) as base, open_checkpoint(made[1]) as tuned, pytest.raises(DeltaCorrupt, match="damaged"):
+        evaluate_delta(made[2], base, tuned, text, device="cpu")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from core.artifact import Delta
 from core.checkpoint import open_checkpoint
-from core.errors import Cancelled, NoSpace, OutputExists, WrongBase
+from core.errors import Cancelled, DeltaCorrupt, NoSpace, OutputExists, WrongBase
 from core.export import checkpoint_shards, export_checkpoint
 from core.job import Job
 from core.merge import merge_into, variant_model
@@ -120,3 +120,15 @@ def test_refusals_and_stops_leave_nothing_behind(tmp_path: Path, tokenizer: PreT
         with pytest.raises(NoSpace, match="needs"):
             export_checkpoint(delta, right, tmp_path / "new" / "out")
     assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_damaged_delta_is_not_exported(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    delta = make_delta(tmp_path, base, tuned)
+    weights = delta.folder / "delta_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    weights.write_bytes(raw)
+    with open_checkpoint(base) as opened, pytest.raises(DeltaCorrupt, match="damaged"):
+        export_checkpoint(delta, opened, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -567,3 +567,59 @@ def test_a_head_of_new_rows_only_reads_as_the_fine_tunes(tmp_path: Path, tokeniz
     result, variant = run(tmp_path, base, save_beside(tmp_path / "tuned", base, wanted, vocab_size=263), tune_samples=0)
     assert {codecs(result)[EMBED], codecs(result)[HEAD]} == {"rows"}
     assert all(torch.equal(variant[n], wanted[n]) for n in wanted)
+
+
+# ------------------------------------------------------------------------------------------- what is not the job's
+def test_a_folder_of_others_in_the_jobs_place_is_refused_and_kept(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    base, tuned = tie_pair(tmp_path, tokenizer, True, True)
+    (tmp_path / "delta.job").mkdir()
+    notes = tmp_path / "delta.job" / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(OutputExists, match="no job's folder"):
+        Job(request(tmp_path, base, tuned), lambda event: None).run()
+    assert notes.read_text() == "mine"
+    assert not (tmp_path / "delta").exists()
+
+
+def test_a_file_put_into_a_jobs_folder_outlives_the_job(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    base, tuned = tie_pair(tmp_path, tokenizer, True, True)
+    notes = tmp_path / "delta.job" / "notes.txt"
+
+    def tell(event: Any) -> None:
+        if type(event).__name__ == "LayerFitted" and not notes.exists():
+            notes.write_text("mine")
+    Job(request(tmp_path, base, tuned), tell).run()
+    assert [p.name for p in notes.parent.iterdir()] == ["notes.txt"]
+
+
+def test_a_changed_config_is_another_job(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    base, tuned = tie_pair(tmp_path, tokenizer, True, True)
+    seen: list[Any] = []
+    with pytest.raises(Cancelled):
+        Job(request(tmp_path, base, tuned), seen.append, lambda: len(seen) > 60).run()
+    assert (tmp_path / "delta.job" / "job.json").exists()
+    config = tuned / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "1e-02"))
+    with pytest.raises(JobMismatch, match="fine_tuned differs"):
+        Job(request(tmp_path, base, tuned), lambda event: None).run()
+
+
+def test_the_config_is_always_part_of_the_delta(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    base, tuned = tie_pair(tmp_path, tokenizer, True, True)
+    (tuned / "config.json").write_bytes((base / "config.json").read_bytes())
+    result, _ = run(tmp_path, base, tuned)
+    assert (result.folder / "config.json").read_bytes() == (tuned / "config.json").read_bytes()
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    base, tuned = tie_pair(tmp_path, tokenizer, True, True)
+    left = tmp_path / ".delta.abc123.partial"
+    left.mkdir()
+    (left / "delta_model.safetensors").write_bytes(b"half")
+    run(tmp_path, base, tuned)
+    assert not left.exists()
+
+
+def test_a_root_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="no name"):
+        Job(Request(base="a", fine_tuned="b", output="/"), lambda event: None)
