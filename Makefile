@@ -17,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
-	$(BIN)/python -m app demo build/demo $(DEMO)
+	$(BIN)/python -m app demo build/demo$(if $(filter --tiny,$(DEMO)),-tiny) $(DEMO)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(TESTS)

@@ -6,6 +6,7 @@ loaded until a command runs, so that help comes at once.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from app.console import REFUSED, Terminal, quiet_process, run
+from app.words import NAME, program
 
 app = typer.Typer(
     name="deltadeck", rich_markup_mode="rich", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -245,11 +247,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+_LEAKS = (
+    (r"Value error, ", ""),
+    (r"Input should be a valid integer\b.*", "it must be a whole number."),
+    (r"Input should be greater than or equal to (-?\d+)", r"it must be at least \1."),
+)
+"""What the parser of options says in a programmer's words, and how we say it."""
+
+
 def _bad_usage(error: Any, as_json: bool) -> int:
     """Tell of arguments that can't be understood, with a hint at the help."""
     message = str(error.format_message()).replace("\n\t", " ").strip()
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "deltadeck"
+    path = (context.command_path if context is not None else NAME).replace(NAME, program(), 1)
+    for leak, words in _LEAKS:
+        message = re.sub(leak, words, message)
     if message:
         Terminal(as_json).fail("BadUsage", message, "", f"See: {path} --help")
     return REFUSED

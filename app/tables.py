@@ -13,12 +13,16 @@ from rich.text import Text
 
 from app.words import duration, percent, shape, size
 
-KIND_ORDER = ("embed", "qkv", "q", "k", "v", "o", "gate_up", "gate", "up", "down", "head", "norm", "bias")
+KIND_ORDER = ("embed", "q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down", "head", "norm", "bias")
 LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S", "auto": "?"}
 _CODEC_LETTERS = {"same": "=", "rows": "r", "sparse": "s", "lowrank": "L", "full": "F"}
 AXIS_WORDS = {"row": "row", "column": "column", "both": "row x column", "scalar": "scalar", "auto": "row|column"}
 LEGEND = {"R": "row (per output)", "C": "column (per input)", "B": "row x column", "S": "scalar", "?": "row or column",
           "L": "low rank", "F": "full", "=": "same as base", "s": "sparse", "r": "some rows"}
+
+
+_ROOMY = 100
+"""Columns from which on a line per tensor holds everything."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,36 @@ def record_recovery(record: Any) -> float | None:
     return sum(found) / len(found) if found else None
 
 
+def _kind_key(kind: str) -> tuple[int, str]:
+    return (KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER), kind)
+
+
+def in_order(records: Iterable[Any]) -> list[Any]:
+    """As data meets them: the embedding, block after block, then the rest."""
+    def key(record: Any) -> tuple[float, tuple[int, str], str]:
+        outside = -1.0 if record.kind == "embed" else float("inf")
+        return outside if record.block is None else record.block, _kind_key(record.kind), record.name
+    return sorted(records, key=key)
+
+
+def short_names(records: Sequence[Any]) -> list[str]:
+    """`3 q`: block and kind; where several share those, what tells them apart in their names."""
+    labels = [r.kind if r.block is None else f"{r.block} {r.kind}" for r in records]
+    shared = {label for label, n in Counter(labels).items() if n > 1}
+
+    def own(record: Any) -> str:
+        name = record.name.removesuffix(".weight")
+        return name if record.block is None else f"{record.block} {name.partition(f'.{record.block}.')[2] or name}"
+    return [own(r) if label in shared else label for label, r in zip(labels, records, strict=True)]
+
+
 def by_kind(records: Iterable[Any]) -> list[KindSummary]:
     """Sums per layer kind: in the order in which data meets them, then the rest by name."""
     groups: dict[str, list[Any]] = {}
     for record in records:
         groups.setdefault(record.kind, []).append(record)
-
-    def key(kind: str) -> tuple[int, str]:
-        return (KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER), kind)
     rows = []
-    for kind in sorted(groups, key=key):
+    for kind in sorted(groups, key=_kind_key):
         members = groups[kind]
         changes = sorted(r.change for r in members)
         weights = [_numel(r.shape) for r in members]
@@ -114,16 +138,27 @@ def kinds_table(kinds: Sequence[KindSummary], *, planned: bool) -> Table:
     return grid
 
 
-def tensors_table(records: Iterable[Any]) -> Table:
-    """One line per tensor: how it is stored, and held-out losses relative to no delta for each axis that was tried."""
-    grid = table("Tensor", "Shape", "Codec", "Axis", "Bytes", "Loss row", "column", "both", "scalar", "Recovery", left=4)
-    for r in records:
-        losses = {axis: [x.axis[axis] for x in r.losses if axis in x.axis] for axis in ("row", "column", "both", "scalar")}
-        shown = [f"{sum(v) / len(v):.4f}" if v else "" for v in losses.values()]
+def tensors_table(records: Iterable[Any], width: int) -> Table:
+    """One line per tensor: how it is stored, and held-out losses relative to no delta for each axis that was tried.
+
+    Below 100 columns of `width` the shapes are left out.
+    """
+    found = in_order(records)
+    tried = [axis for axis in ("row", "column", "both", "scalar") if any(axis in x.axis for r in found for x in r.losses)]
+    shapes, digits = width >= _ROOMY, 4 if width >= _ROOMY else 3
+    words = ("Tensor", *(("Shape",) if shapes else ()), "Codec", "Axis")
+    heads = [f"Loss {axis}" if axis == tried[0] else axis for axis in tried]
+    grid = table(*words, "Bytes", *heads, "Recovery", left=len(words))
+    for column in grid.columns[1:]:
+        column.no_wrap = True
+    grid.columns[0].overflow = "fold"
+    for r, name in zip(found, short_names(found), strict=True):
+        losses = [[x.axis[axis] for x in r.losses if axis in x.axis] for axis in tried]
+        shown = [f"{sum(v) / len(v):.{digits}f}" if v else "" for v in losses]
         recovered = record_recovery(r)
-        axes = ", ".join(AXIS_WORDS[s.axis] for s in r.slices) if r.codec == "sign" else ""
-        grid.add_row(r.name, shape(r.shape), r.codec, axes, f"{record_size(r):,}", *shown,
-                     "" if recovered is None else f"{recovered:.4f}")
+        axes = counts(Counter(s.axis for s in r.slices), AXIS_WORDS) if r.codec == "sign" else ""
+        grid.add_row(name, *([shape(r.shape)] if shapes else []), r.codec, axes, f"{record_size(r):,}", *shown,
+                     "" if recovered is None else f"{recovered:.{digits}f}")
     return grid
 
 
@@ -187,6 +222,11 @@ def times_table(times: Mapping[str, Any]) -> Table:
             cells += [duration(t["median"]), f"{t['lowest']:.3f}-{t['highest']:.3f}"] if t else ["not measured", ""]
         grid.add_row(text, *cells)
     return grid
+
+
+def speed(ratio: float) -> str:
+    """`12.5 times faster than`, for the time of the one over the time of the other."""
+    return f"{ratio:,.1f} times faster than" if ratio >= 1 else f"{1 / ratio:,.1f} times slower than"
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:

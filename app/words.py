@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+NAME = "deltadeck"
 
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
@@ -53,3 +60,24 @@ def shape(sides: Sequence[int]) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """`1 block`, `30 blocks`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(found: Mapping[str, Any]) -> str:
+    """Names and values in a line: `seed 0, samples (fit 40, tune 150)`."""
+    return ", ".join(f"{name.replace('_', ' ')} {f'({listed(x)})' if isinstance(x, Mapping) else x}" for name, x in found.items())
+
+
+def short_path(path: Path) -> str:
+    """A path as one would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def program() -> str:
+    """What to type to call this program: its name where PATH finds it, else the script beside the running Python."""
+    if shutil.which(NAME):
+        return NAME
+    script = shutil.which(NAME, path=str(Path(sys.executable).parent))
+    return shlex.quote(short_path(Path(script))) if script else NAME

@@ -206,7 +206,8 @@ class Tuner:
             prologue = skeleton.prologue(outer, ids)
             inputs, hidden = [], prologue.hidden
             for block in range(skeleton.depth):
-                inputs.append(hidden)
+                # All that grows with depth here, so kept in bf16: a gradient's noise is far above that rounding.
+                inputs.append(hidden.bfloat16())
                 parameters = self.stage(block, gains)
                 with narrow_products(self.device, self.narrow):
                     hidden = skeleton.run_block(block, parameters, hidden, prologue.calls[block]).float()
@@ -217,7 +218,7 @@ class Tuner:
         loss.backward()
         grad = leaf.grad
         for block in reversed(range(skeleton.depth)):
-            leaf = inputs.pop().detach().requires_grad_(True)
+            leaf = inputs.pop().float().requires_grad_(True)
             parameters = self.stage(block, gains)
             with narrow_products(self.device, self.narrow):
                 out = skeleton.run_block(block, parameters, leaf, prologue.calls[block]).float()

@@ -193,7 +193,7 @@ def test_export_then_evaluate_and_bench(made: Made, ask: Ask, tmp_path: Path) ->
 
 def test_plain_results_go_to_stdout(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(made.delta), "--base", made.base]) == 0
-    assert "every byte as it was written" in capsys.readouterr().out
+    assert "Every byte is as it was written" in capsys.readouterr().out
     assert main(["evaluate", str(made.delta), "-b", made.base, "-f", made.tuned, "--tokens", "100", "--text", made.text]) == 0
     assert "Recovery" in capsys.readouterr().out
     assert main(["bench", str(made.delta), "-b", made.base, "-f", made.tuned, "--repeats", "1"]) == 0
