@@ -23,7 +23,7 @@ from core.codecs import CODECS
 from core.codecs.check import record_problem
 from core.errors import BadSafetensors, DeltaCorrupt, NotADelta, OutputExists, WrongBase
 from core.record import DTYPE_NAMES, DTYPES, StoredTensor, TensorRecord
-from core.safefile import file_bytes, file_sha256, raw_bytes, sync_folder, write_file
+from core.safefile import cut_shards, file_bytes, file_sha256, raw_bytes, sync_folder, write_file
 
 FORMAT = "deltadeck"
 FORMAT_VERSION = 1
@@ -104,18 +104,8 @@ def plan_shards(records: Sequence[TensorRecord], limit: int = SHARD_BYTES) -> di
 
     A tensor larger than the limit gets a file to itself.
     """
-    shards: list[list[StoredTensor]] = [[]]
-    size = 0
-    for tensor in (t for record in records for t in stored_tensors(record)):
-        if shards[-1] and size + tensor.nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(tensor)
-        size += tensor.nbytes
-    if len(shards) == 1:
-        return {WEIGHTS: shards[0]}
-    stem = WEIGHTS.removesuffix(".safetensors")
-    return {f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
+    tensors = (t for record in records for t in stored_tensors(record))
+    return cut_shards(tensors, WEIGHTS.removesuffix(".safetensors"), limit)
 
 
 def index_bytes(shards: Mapping[str, Sequence[StoredTensor]]) -> bytes:

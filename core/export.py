@@ -16,7 +16,7 @@ from core.artifact import Delta, check_base, check_whole
 from core.checkpoint import Checkpoint
 from core.errors import NoSpace, OutputExists
 from core.record import StoredTensor
-from core.safefile import file_bytes, sync_folder, write_file
+from core.safefile import cut_shards, file_bytes, sync_folder, write_file
 
 SHARD_BYTES = 2_000_000_000
 """Data in one weight file, unless a single tensor is larger."""
@@ -42,17 +42,7 @@ def variant_sidecars(delta: Delta, base: Checkpoint) -> dict[str, Path]:
 
 def checkpoint_shards(tensors: Sequence[StoredTensor], limit: int = SHARD_BYTES) -> dict[str, list[StoredTensor]]:
     """Files of a checkpoint by the hub's names, each with at most `limit` bytes of data (or one larger tensor)."""
-    shards: list[list[StoredTensor]] = [[]]
-    size = 0
-    for tensor in tensors:
-        if shards[-1] and size + tensor.nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(tensor)
-        size += tensor.nbytes
-    if len(shards) == 1:
-        return {f"{_STEM}.safetensors": shards[0]}
-    return {f"{_STEM}-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
+    return cut_shards(tensors, _STEM, limit)
 
 
 def export_checkpoint(delta: Delta, base: Checkpoint, target: Path, *, limit: int = SHARD_BYTES,
