@@ -53,7 +53,10 @@ class LossPoint(Event, frozen=True, kw_only=True):
 
 
 class LayerFitted(Event, frozen=True, kw_only=True):
-    """A matrix is done and journalled. `axes` has one choice per slice, `losses` the held-out loss per axis of each."""
+    """A matrix is done and journalled. `axes` has one choice per slice, `losses` the held-out loss per axis of each.
+
+    `restored` is set where an earlier run of the job had fitted it.
+    """
 
     tensor: str
     block: int | None
@@ -66,6 +69,7 @@ class LayerFitted(Event, frozen=True, kw_only=True):
     seconds: float
     index: int
     total: int
+    restored: bool = False
 
 
 class TunePoint(Event, frozen=True, kw_only=True):

@@ -278,11 +278,11 @@ class Job:
             return None
         variant.restore(entry)
         for record in entry.records:
-            if record.note:                            # the delta's record of warnings must not depend on a resume
-                self.warn(f"{record.name}: {record.note}")
+            if record.codec in ("sign", "lowrank"):    # which warns too: the delta's warnings must not depend on a resume
+                self._fitted(record, 0.0, restored=True)
         return entry.records
 
-    def _fitted(self, record: TensorRecord, seconds: float) -> None:
+    def _fitted(self, record: TensorRecord, seconds: float, *, restored: bool = False) -> None:
         if record.note:
             self.warn(f"{record.name}: {record.note}")
         held_out = [x.held_out for x in record.losses if x.held_out is not None]
@@ -290,7 +290,7 @@ class Job:
         self.tell(LayerFitted(tensor=record.name, block=record.block, kind=record.kind, codec=record.codec,
                               axes=tuple(s.axis for s in record.slices), losses=tuple(x.axis for x in record.losses),
                               recovery=1 - sum(held_out) / len(held_out) if held_out else None, bytes=record_bytes(record),
-                              seconds=round(seconds, 3), index=index, total=self.total))
+                              seconds=round(seconds, 3), index=index, total=self.total, restored=restored))
 
     @property
     def total(self) -> int:
@@ -311,9 +311,7 @@ class Job:
             tuned, self.within = weights[0].stage(block), 0.0
             fitter = BlockFitter(model, variant, block, streams, batches, tuned, self.device, self._curve,
                                  partial(self._within_block, block, depth), recipe=self.request.recipe)
-            if (done := self._restore(variant, f"block-{block:04d}-done")) is not None:
-                for record in done:
-                    self.order.setdefault(record.name, len(self.order))
+            if self._restore(variant, f"block-{block:04d}-done") is not None:
                 self.pace = None                       # what is only carried through again has another pace
             else:
                 self._fit_block(fitter, variant, block, streams, batches, tuned)

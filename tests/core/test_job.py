@@ -500,9 +500,11 @@ def test_a_resumed_job_does_not_fit_finished_layers_again(tmp_path: Path, tokeni
     first = interrupt(wanted, LayerFitted, 9)
     second: list[AnyEvent] = []
     Job(wanted, second.append).run()
-    names = [[e.tensor for e in events if isinstance(e, LayerFitted)] for events in (first, second)]
+    names = [[e.tensor for e in events if isinstance(e, LayerFitted) and not e.restored] for events in (first, second)]
     assert len(names[0]) == 9
     assert not {n for n in names[1] if "layers.0." in n}
+    restored = [e.tensor for e in second if isinstance(e, LayerFitted) and e.restored]
+    assert {n for n in names[0] if "layers.0." in n} <= set(restored)
 
 
 @pytest.mark.parametrize("change", [{"axis": "row"}, {"seed": 1}, {"samples": 7}])
