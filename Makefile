@@ -16,10 +16,14 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 .PHONY: run test bench lint env clean
 .DEFAULT_GOAL := run
 
-run: $(VENV)/.installed
-	$(BIN)/python -m app demo build/demo$(if $(filter --tiny,$(DEMO)),-tiny) $(DEMO)
+# With a display the window, which makes the demo pair in the background; without one the same job and its report.
+run: $(VENV)/.system
+	@if $(BIN)/python -m app.display; then $(BIN)/python -m app window --demo $(DEMO); else \
+		$(BIN)/python -m app demo build/demo$(if $(filter --tiny,$(DEMO)),-tiny) $(DEMO) && \
+		QT_QPA_PLATFORM=offscreen $(BIN)/python -m app.screenshots build/screenshots \
+			--demo build/demo$(if $(filter --tiny,$(DEMO)),-tiny); fi
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(VENV)/.system
 	$(BIN)/python -m pytest $(TESTS)
 
 bench: $(VENV)/.installed-dev
@@ -44,6 +48,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		echo "$(PYTHON) could not make $(VENV). On Debian and Ubuntu, install the package python3-venv." >&2; exit 1; }
 	@echo "Installing what Deltadeck needs into $(VENV); the first time takes some minutes."
 	@$(INSTALL) .
+	@touch $@
+
+# What Qt needs of the system on Debian and Ubuntu, beyond what is usually there.
+PACKAGES := libegl1 libgl1 libdbus-1-3 libfontconfig1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 \
+	libxcb-image0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 fonts-dejavu-core
+
+$(VENV)/.system: $(VENV)/.installed
+	@QT_QPA_PLATFORM=offscreen $(BIN)/python -m app.display --check || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing the system libraries that the window needs: $(PACKAGES)"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
+			QT_QPA_PLATFORM=offscreen $(BIN)/python -m app.display --check; \
+		else echo "The window needs system libraries. On Debian and Ubuntu: sudo apt-get install $(PACKAGES)" >&2; exit 1; fi; }
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -87,6 +87,26 @@ def _global(
     _state["debug"] = debug
 
 
+@app.command(rich_help_panel="Try", epilog=_examples("deltadeck window", "deltadeck window ./my-delta"))
+def window(
+    folders: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER]...", show_default=False,
+                                                        help="Checkpoints or deltas to open in it.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Open it with the demo pair.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="With --demo: the tiny pair that ships with Deltadeck.")] = False,
+) -> None:
+    """Open the window. `deltadeck` alone does the same where there is a display."""
+    from app.display import has_display
+
+    if not has_display():
+        Terminal(False, bool(_state["debug"])).fail("NoDisplay", "There is no display to show a window on.",
+                                                    "Neither DISPLAY nor WAYLAND_DISPLAY is set.",
+                                                    "Use the other commands, or see: deltadeck --help")
+        raise typer.Exit(REFUSED)
+    from app.window import open_window
+
+    raise typer.Exit(open_window([*(folders or []), *(["--demo"] if demo else []), *(["--tiny"] if tiny else [])]))
+
+
 @app.command(rich_help_panel="Make", epilog=_examples(
     "deltadeck plan ./base ./fine-tuned", "deltadeck plan org/base ./fine-tuned --json"))
 def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "exact", axis: Axis = "auto", embeddings: Embeddings = "auto",

@@ -144,7 +144,7 @@ def _delta(terminal: Terminal, display: Display, demo: Demo, folder: Path) -> An
         return delta
     request = Request(base=str(demo.base), fine_tuned=str(demo.fine_tuned), output=str(folder), calibration="default",
                       samples=demo.samples, tune_samples=demo.tune_samples)
-    return run_job(terminal, display, request).delta
+    return run_job(terminal, display, request, folder.parent / "events.jsonl").delta
 
 
 def _finished_report(folder: Path, delta: Any, demo: Demo) -> dict[str, Any] | None:

@@ -34,6 +34,14 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def about(seconds: float) -> str:
+    """A time that is only an estimate: `40 s`, `16 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def ratio(full: float, part: float) -> str:
     """How many times smaller: `15.3 x smaller`."""
     return f"{full / part:,.1f} x smaller" if part > 0 else "nothing stored"

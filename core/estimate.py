@@ -62,8 +62,11 @@ def machine_speed(device: torch.device) -> float:
     return 2 * 1024**3 / best
 
 
-def estimate(plan: Plan, sizes: Sizes, device: torch.device, width: int) -> Estimate:
-    """Memory: the interpreter, one block of both models in FP32, its moments, and the hidden states (up to where they spill)."""
+def estimate(plan: Plan, sizes: Sizes, device: torch.device, width: int, speed: float | None = None) -> Estimate:
+    """Memory: the interpreter, one block of both models in FP32, its moments, and the hidden states (up to where they spill).
+
+    `speed` is what `machine_speed` found, where it is known already: so estimates of several plans can be compared.
+    """
     ops = operations(plan, sizes, device)
     blocks: dict[int, int] = {}
     for r in plan.records:
@@ -77,4 +80,4 @@ def estimate(plan: Plan, sizes: Sizes, device: torch.device, width: int) -> Esti
     memory += 2 * block * 4 + 2 * outer * 4 + 8 * widest * widest * 4
     memory += min(2 * hidden, 2 * SPILL_FROM) + TOKENS_AT_ONCE * widest * 16
     disk = int(plan.artifact_bytes * 2.1) + (2 * hidden if hidden > SPILL_FROM else 0) + (1 << 20)
-    return Estimate(ops, sum(ops.values()) / machine_speed(device) * 1.6 + 3 + plan.full_bytes / 5e8, memory, disk)
+    return Estimate(ops, sum(ops.values()) / (speed or machine_speed(device)) * 1.6 + 3 + plan.full_bytes / 5e8, memory, disk)

@@ -5,6 +5,7 @@ Nothing is written here. Whatever can't work is refused with one sentence; what 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
-from torch import Tensor
 
 from core.artifact import weights_bytes
 from core.changes import Change, low_rank, measure_change
@@ -87,6 +87,32 @@ class Plan:
         return self.weights_bytes + self.sidecar_bytes
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One tensor of the fine-tune beside the base's: what no option changes, so that plans can be made anew at once."""
+
+    record: TensorRecord
+    """With codec `full`."""
+    change: Change
+    is_embedding: bool
+    """The embedding, or the head."""
+    is_router: bool
+    rank: int | None
+    """Of the change where it is low rank; None too where it was not looked for."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A checked pair with each change measured: what plans are made from. Holds no weights."""
+
+    tensors: tuple[Measured, ...]
+    config: dict[str, object]
+    """The fine-tune's."""
+    sidecars: dict[str, Path]
+    warnings: tuple[str, ...]
+    full_bytes: int
+
+
 def make_plan(base: Checkpoint, tuned: Checkpoint, options: PlanOptions,
               progress: Callable[[int, int], None] | None = None) -> Plan:
     """Pair two checkpoints and decide how each tensor's change is stored.
@@ -94,32 +120,48 @@ def make_plan(base: Checkpoint, tuned: Checkpoint, options: PlanOptions,
     `progress` is called with (tensors looked at, of how many). Raises one of the `Refused` errors when the two are no
     pair, or hold NaN or infinite values.
     """
+    return plan_from(survey(base, tuned, progress, ranks=options.recipe != "bitdelta"), options)
+
+
+def survey(base: Checkpoint, tuned: Checkpoint, progress: Callable[[int, int], None] | None = None, *,
+           ranks: bool = True) -> Survey:
+    """Pair two checkpoints and measure every change: all of planning that reads weights. Raises as `make_plan`.
+
+    Without `ranks` no change is tested for low rank, which only BitDelta can do without.
+    """
     _check_configs(base, tuned)
     skeleton = Skeleton(tuned.config)
     placements = skeleton.place({n: t.shape for n, t in tuned.tensors.items()})
     _check_shapes(base, tuned, skeleton, placements)
-    records, warnings = [], []
+    tensors, warnings = [], []
     mixtures = {p.stage for p in placements.values() if p.expert is not None}
     names = [n for n in tuned.tensors if n in placements]
     for i, name in enumerate(names):
         if progress:
             progress(i, len(names))
         source = base_tensor(base, name, skeleton, placements)
-        records.append(_record(base, tuned, name, source, skeleton, placements[name],
-                               placements[name].stage in mixtures, options))
+        tensors.append(_measure(base, tuned, name, source, skeleton, placements[name],
+                                placements[name].stage in mixtures, ranks))
     if progress:
         progress(len(names), len(names))
-    if all(r.codec == "same" for r in records):
-        warnings.append("Every weight equals the base's: the delta will be empty.")
     default = type(skeleton.config)().get_text_config().tie_word_embeddings     # a config may leave out what is usual
     if tuned.config.get("tie_word_embeddings", default) != base.config.get("tie_word_embeddings", default):
         warnings.append("The head is tied to the embedding in one of the two only; the delta keeps the fine-tune's way.")
+    return Survey(tuple(tensors), dict(tuned.config), _sidecars(base, tuned), tuple(warnings),
+                  sum(tuned.tensors[n].nbytes for n in names))
+
+
+def plan_from(found: Survey, options: PlanOptions) -> Plan:
+    """The plan for a measured pair; reads no weights, so other options cost next to nothing."""
+    records = tuple(_choose(m, found.config, options) for m in found.tensors)
+    warnings = list(found.warnings)
+    if all(r.codec == "same" for r in records):
+        warnings.insert(0, "Every weight equals the base's: the delta will be empty.")
     loud = [r.name for r in records if r.codec == "sign" and r.change > 0.5]
     if loud:
         warnings.append(f"{len(loud)} tensors changed by more than half of their norm (first: '{loud[0]}'): this does not "
                         "look like a fine-tune of that base, and one bit per weight will lose much.")
-    return Plan(options, tuple(records), _sidecars(base, tuned), tuple(warnings),
-                sum(tuned.tensors[n].nbytes for n in names))
+    return Plan(options, records, found.sidecars, tuple(warnings), found.full_bytes)
 
 
 def _check_configs(base: Checkpoint, tuned: Checkpoint) -> None:
@@ -209,8 +251,8 @@ def slices_of(shape: tuple[int, ...], kind: str, axis: str, config: dict[str, ob
     return tuple(pieces)
 
 
-def _record(base: Checkpoint, tuned: Checkpoint, name: str, source: str | None, skeleton: Skeleton,
-            placement: Placement, experts: bool, options: PlanOptions) -> TensorRecord:
+def _measure(base: Checkpoint, tuned: Checkpoint, name: str, source: str | None, skeleton: Skeleton,
+             placement: Placement, experts: bool, ranks: bool) -> Measured:
     assert source is not None
     a, b = base.view(source), tuned.view(name)
     change = measure_change(a, b)
@@ -226,8 +268,15 @@ def _record(base: Checkpoint, tuned: Checkpoint, name: str, source: str | None, 
         output_dimension=1 if _is_conv1d(skeleton, placement) else 0, change=round(change.relative, 9),
         unchanged=round(change.unchanged, 9))
     embedding = placement.parameter in (skeleton.input_name, skeleton.output_name)
-    exact_only = (experts and is_router(name)) or (embedding and options.embeddings == "full")
-    return _choose(record, change, a, b, embedding, exact_only, dict(tuned.config), options)
+    wanted = ranks and not embedding and _may_take_signs(record, change, tuned.config)
+    return Measured(record, change, embedding, experts and is_router(name), low_rank(a, b) if wanted else None)
+
+
+def _may_take_signs(record: TensorRecord, change: Change, config: dict[str, object]) -> bool:
+    """Whether under any option signs, or low rank in their place, are worth a thought."""
+    if not _is_matrix(record) or _is_equal(record, change):
+        return False
+    return record_bytes(_best_exact(record, change)) > record_bytes(_signs(record, "scalar", 1, config))
 
 
 def _is_conv1d(skeleton: Skeleton, placement: Placement) -> bool:
@@ -235,32 +284,49 @@ def _is_conv1d(skeleton: Skeleton, placement: Placement) -> bool:
     return leaf == "weight" and type(skeleton.model.get_submodule(owner)).__name__ == "Conv1D"
 
 
-def _choose(record: TensorRecord, change: Change, base: Tensor, tuned: Tensor, embedding: bool, exact_only: bool,
-            config: dict[str, object], options: PlanOptions) -> TensorRecord:
+def _choose(measured: Measured, config: dict[str, object], options: PlanOptions) -> TensorRecord:
     """The codec for one change: whatever is exact and no larger than signs, low rank where it is, else signs."""
+    record, change, embedding = measured.record, measured.change, measured.is_embedding
+    if _is_equal(record, change):
+        return msgspec.structs.replace(record, codec="same")
+    best = _best_exact(record, change)
+    if measured.is_router or (embedding and options.embeddings == "full") or not _is_matrix(record):
+        return best
+    fine = embedding and options.recipe != "bitdelta"
+    sign = _signs(record, "row" if fine else options.effective_axis, EMBEDDING_PLANES if fine else 1, config)
+    if record_bytes(best) <= record_bytes(sign):
+        return best
+    if not embedding and options.recipe != "bitdelta" and measured.rank:
+        low = msgspec.structs.replace(record, codec="lowrank", rank=measured.rank, exponents=(0,))
+        if record_bytes(low) <= max(2 * record_bytes(sign), record_bytes(record) // 8):
+            return low
+    return sign
+
+
+def _is_equal(record: TensorRecord, change: Change) -> bool:
+    return change.changed == 0 and not change.new_rows and _casts_exactly(record)
+
+
+def _is_matrix(record: TensorRecord) -> bool:
+    """Whether it is large enough for signs."""
+    return len(record.shape) == 2 and min(record.shape) >= 2 and math.prod(record.shape) >= SIGN_FROM
+
+
+def _best_exact(record: TensorRecord, change: Change) -> TensorRecord:
+    """The smallest way of storing a change exactly."""
     replace = msgspec.structs.replace
-    if change.changed == 0 and not change.new_rows and _casts_exactly(record):
-        return replace(record, codec="same")
     exact = [replace(record, codec="full")]
     if len(record.shape) >= 1 and _casts_exactly(record):
         if len(record.shape) == 2:
             exact.append(replace(record, codec="rows", count=change.changed_rows + change.new_rows))
         if not change.new_rows:
             exact.append(replace(record, codec="sparse", count=change.changed))
-    best = min(exact, key=record_bytes)
-    if exact_only or len(record.shape) != 2 or min(record.shape) < 2 or tuned.numel() < SIGN_FROM:
-        return best
-    axis = "row" if embedding and options.recipe != "bitdelta" else options.effective_axis
-    planes = EMBEDDING_PLANES if embedding and options.recipe != "bitdelta" else 1
-    sign = replace(record, codec="sign", planes=planes, exponents=(0,) * planes, slices=slices_of(
+    return min(exact, key=record_bytes)
+
+
+def _signs(record: TensorRecord, axis: str, planes: int, config: dict[str, object]) -> TensorRecord:
+    return msgspec.structs.replace(record, codec="sign", planes=planes, exponents=(0,) * planes, slices=slices_of(
         record.shape, record.kind, axis, config, record.output_dimension, record.outputs))
-    if record_bytes(best) <= record_bytes(sign):
-        return best
-    if not embedding and options.recipe != "bitdelta" and (rank := low_rank(base, tuned)):
-        low = replace(record, codec="lowrank", rank=rank, exponents=(0,))
-        if record_bytes(low) <= max(2 * record_bytes(sign), record_bytes(record) // 8):
-            return low
-    return sign
 
 
 def _casts_exactly(record: TensorRecord) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.checkpoint import open_checkpoint
 from core.errors import ArchitectureMismatch, BadOption, NotFinite, TensorsMissing
-from core.plan import Plan, PlanOptions, is_router, make_plan, record_bytes
+from core.plan import Plan, PlanOptions, is_router, make_plan, plan_from, record_bytes, survey
 from core.record import TensorRecord
 from tests.models import (
     Tensors,
@@ -187,3 +187,17 @@ def test_huge_but_finite_weights_are_no_infinities(tmp_path: Path, base: Path) -
     tensors["model.norm.weight"][:] = 3e38
     record = plan_of(tmp_path, tensors, base)["model.norm.weight"]
     assert record.codec == "full" and 1e37 < record.change < 1e39
+
+
+@pytest.mark.parametrize("options", [{}, {"recipe": "bitdelta"}, {"recipe": "paper", "axis": "both"}, {"embeddings": "full"},
+                                     {"axis": "column"}, {"axis": "scalar", "embeddings": "full"}])
+def test_a_survey_gives_the_plan_of_every_option_without_weights(tmp_path: Path, base: Path, options: dict[str, str]) -> None:
+    tensors = perturb(tensors_of(base), 0.02)
+    name = f"{BLOCK}mlp.gate_proj.weight"
+    left, right = torch.randn(tensors[name].shape[0], 2), torch.randn(2, tensors[name].shape[1])
+    tensors[name] = tensors_of(base)[name] + 0.01 * left @ right
+    tuned = save_beside(tmp_path / "tuned", base, tensors)
+    with open_checkpoint(base) as first, open_checkpoint(tuned) as second:
+        found = survey(first, second)
+        wanted = make_plan(first, second, PlanOptions(**options))
+    assert plan_from(found, PlanOptions(**options)) == wanted

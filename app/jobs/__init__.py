@@ -1,0 +1,1 @@
+"""Compression jobs of the window: a queue, one worker thread, what the screen shows of a run. No Qt widgets here."""

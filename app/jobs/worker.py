@@ -1,0 +1,127 @@
+"""The one thread on which jobs run, one after another, with a lower priority than the window's."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from app.jobs.buffer import EventBuffer
+from app.jobs.queue import Failure, explain
+from core.errors import Cancelled
+from core.events import AnyEvent
+
+NICE = 5
+"""Added to the worker's niceness on Linux: whatever it computes gives way to painting."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished job: the delta's folder, bytes of its weights."""
+
+    folder: str
+    weights_bytes: int = 0
+
+
+Runner = Callable[[dict[str, Any], Callable[[AnyEvent], None], Callable[[], bool]], Outcome]
+"""Called with (request, tell, cancelled); raises `Cancelled` after `cancelled()` was true, or whatever goes wrong."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job for the worker. Setting `stop` asks it to end."""
+
+    id: str
+    request: Mapping[str, Any]
+    buffer: EventBuffer
+    stop: threading.Event
+
+
+@dataclass(frozen=True)
+class End:
+    """How an order ended: with an outcome, with a failure, or, with neither, because it was asked to stop."""
+
+    id: str
+    seconds: float
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+
+
+def run_core(request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool]) -> Outcome:
+    """Run a request with the engine, which is imported here, off the main thread."""
+    is_first = "core.job" not in sys.modules
+    from core.job import Job
+    from core.request import Request
+
+    if is_first:
+        # What the libraries made at import lives as long as the program. The collector would walk through it again and
+        # again, each time for longer than a frame.
+        gc.freeze()
+    result = Job(Request(**request), tell, cancelled).run()
+    return Outcome(str(result.folder), result.delta.weights_bytes)
+
+
+class Worker:
+    """A thread that lives from the first order to `close`. It is asked to end and waited for, never killed."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+        self._orders: SimpleQueue[Order | None] = SimpleQueue()
+        self._ends: deque[End] = deque()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, order: Order) -> None:
+        """Run an order after those before it."""
+        if self._thread is None:
+            # A daemon: should the program have to end while a step still takes minutes, it can. Steps are journalled.
+            self._thread = threading.Thread(target=self._loop, name="deltadeck-jobs", daemon=True)
+            self._thread.start()
+        self._orders.put(order)
+
+    def take_end(self) -> End | None:
+        """The next order that ended, if one has."""
+        return self._ends.popleft() if self._ends else None
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """End the thread once its orders have ended; False if that takes longer."""
+        if self._thread is None:
+            return True
+        self._orders.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        lower_priority()                               # before torch makes threads here: they inherit it
+        while True:
+            order = self._orders.get()
+            if order is None:
+                return
+            self._ends.append(_carry_out(self._run, order))
+            del order                                  # not kept alive while nothing runs
+
+
+def _carry_out(run: Runner, order: Order) -> End:
+    began = time.monotonic()
+    try:
+        outcome = run(dict(order.request), order.buffer.tell, order.stop.is_set)
+        return End(order.id, time.monotonic() - began, outcome)
+    except Cancelled:
+        return End(order.id, time.monotonic() - began)
+    except BaseException as e:                         # even an exit belongs to the job, not to the program
+        return End(order.id, time.monotonic() - began, failure=explain(e))
+
+
+def lower_priority() -> None:
+    """Lower the calling thread's priority; on Linux only, elsewhere the whole process would be meant."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            me = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, me, min(19, os.getpriority(os.PRIO_PROCESS, me) + NICE))

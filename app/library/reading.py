@@ -1,0 +1,245 @@
+"""Delta folders read into entries. Everything that touches the engine is called on a worker thread.
+
+A folder may come from anywhere, so nothing in it is trusted: what the engine refuses becomes an entry that says why.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.library.entry import DeltaEntry, KindCount
+from app.models.layers import LayerRow, row_of_record, winner_of
+from app.words import listed
+from core.errors import DeltadeckError
+
+if TYPE_CHECKING:
+    from core.artifact import Delta
+
+CONFIG = "delta_config.json"
+CARD = "README.md"
+_LONGEST_CARD = 200_000
+_SHA = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
+_KINDS = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
+_SETTINGS = {"recipe": "Recipe", "axis": "Axis", "embeddings": "Embeddings", "objective": "Objective",
+             "samples": "Samples to fit", "tune_samples": "Samples to tune"}
+RECIPES = {"exact": "Exact fit", "paper": "As in the paper", "bitdelta": "BitDelta"}
+OBJECTIVES = {"kl": "KL to the fine-tune", "mse": "Squared logit error"}
+_TUNED_AXES = {"auto": "Row or column, per layer", "row": "Row", "column": "Column", "both": "Row x column", "scalar": "Scalar"}
+
+
+def delta_folders(root: Path) -> list[Path]:
+    """Subfolders of a library that hold a delta, by name. Job folders and what is being written are left out."""
+    try:
+        found = list(root.iterdir())
+    except OSError:
+        return []
+    named = (p for p in found if not p.name.startswith(".") and not p.name.endswith((".job", ".partial")))
+    return sorted(filter(_has_config, named), key=lambda p: p.name.lower())
+
+
+def _has_config(folder: Path) -> bool:
+    try:
+        return (folder / CONFIG).is_file()
+    except OSError:
+        return False
+
+
+def signature(folder: Path) -> str:
+    """Changes when a file of the folder does: a hash of names, sizes and times. Empty where it can't be listed."""
+    try:
+        facts = sorted((p.name, s.st_size, s.st_mtime_ns) for p in folder.iterdir() for s in (p.stat(),))
+    except OSError:
+        return ""
+    return sha256(repr(facts).encode()).hexdigest()
+
+
+def method_label(recipe: str, axis: str) -> str:
+    """What a recipe is called in lists: `Per-axis`, `Row x column`, `Paper`, `BitDelta`."""
+    if recipe == "bitdelta" or (recipe == "exact" and axis == "scalar"):
+        return "BitDelta"
+    if recipe == "paper":
+        return "Paper"
+    return {"auto": "Per-axis", "row": "Row", "column": "Column", "both": "Row x column"}.get(
+        axis, axis or RECIPES.get(recipe, recipe) or "Unknown")
+
+
+def read_delta(folder: Path) -> DeltaEntry:
+    """One folder as an entry, without what only this program remembers. Never raises for what the folder holds."""
+    from core.artifact import open_delta
+
+    bare = DeltaEntry(folder, folder.name, created=_created(folder), state="damaged")
+    try:
+        delta = open_delta(folder)
+        return _entry(delta, bare)
+    except DeltadeckError as e:
+        return replace(bare, problem=str(e), sha256=_stated_hash(folder), folder_bytes=_folder_bytes(folder))
+    except Exception as e:                             # a folder from elsewhere must not end the listing of all others
+        return replace(bare, problem=f"The delta in '{folder}' can't be read ({type(e).__name__}: {e}).",
+                       folder_bytes=_folder_bytes(folder))
+
+
+def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
+    from app.tables import full_size
+
+    config = delta.config
+    full = sum(map(full_size, config.tensors))
+    figures = {name: x for name in ("base", "fitted", "tuned", "variant")
+               if (x := _number(config.fidelity.get(name))) is not None}
+    objective = _word(config.fidelity.get("objective"))
+    recipe, axis = _word(config.method.get("recipe")), _word(config.method.get("axis"))
+    base_loss, loss = figures.get("base"), figures.get("variant")
+    recovery = None if base_loss is None or loss is None else (1 - loss / base_loss if base_loss > 0 else 1.0)
+    is_kl = objective == "kl"
+    kinds = count_kinds(delta)
+    return replace(
+        bare, state="fine", base_name=config.base.name, fine_tuned=config.fine_tuned, architecture=config.base.architecture,
+        method=method_label(recipe, axis), recipe=recipe, axis=axis, bytes=delta.weights_bytes,
+        folder_bytes=_folder_bytes(delta.folder), full_bytes=full, ratio=full / max(1, delta.weights_bytes), recovery=recovery,
+        kl=loss if is_kl else None, base_kl=base_loss if is_kl else None,
+        kl_se=_number(config.fidelity.get("se")) if is_kl else None,
+        objective=objective, tokens=int(_number(config.fidelity.get("tokens")) or 0), sha256=config.sha256,
+        base_sha256=config.base.sha256, kinds=kinds, layers=sum(k.row + k.column + k.other for k in kinds),
+        settings=settings_of(config.method, config.calibration, config.tool_version), fidelity=tuple(figures.items()),
+        warnings=config.warnings)
+
+
+def count_kinds(delta: Delta) -> tuple[KindCount, ...]:
+    """Matrices in blocks by kind, in the order in which data meets them; a fused one counts by most of its slices."""
+    counts: dict[str, Counter[str]] = {}
+    for r in delta.config.tensors:
+        if r.block is not None and len(r.shape) == 2:
+            axis = winner_of(r.codec, [s.axis for s in r.slices] if r.codec == "sign" else [])
+            counts.setdefault(r.kind, Counter())[axis if axis in ("row", "column") else "other"] += 1
+    order = sorted(counts, key=lambda k: (_KINDS.index(k) if k in _KINDS else len(_KINDS), k))
+    return tuple(KindCount(k, counts[k]["row"], counts[k]["column"], counts[k]["other"]) for k in order)
+
+
+def settings_of(method: Mapping[str, Any], calibration: Mapping[str, Any], version: str) -> tuple[tuple[str, str], ...]:
+    """How a delta was made, as names and values for people."""
+    words: dict[str, dict[str, str]] = {"recipe": RECIPES, "objective": OBJECTIVES, "axis": _TUNED_AXES}
+    facts = [(_SETTINGS.get(k, _name(k)), words.get(k, {}).get(str(v), _value(v))) for k, v in method.items()]
+    facts += [({"source": "Calibration text"}.get(k, _name(k)), _value(v)) for k, v in calibration.items()
+              if k not in ("sha256", "samples")]
+    return (*facts, ("Made by", f"Deltadeck {_value(version)}"))
+
+
+def _name(key: str) -> str:
+    return key.replace("_", " ").capitalize()[:60]
+
+
+def _value(value: Any) -> str:
+    return (listed(value) if isinstance(value, Mapping) else str(value))[:200]
+
+
+def _word(value: Any) -> str:
+    return value[:60] if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _created(folder: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp((folder / CONFIG).stat().st_mtime)
+    except (OSError, ValueError, OverflowError):
+        return None
+
+
+def _folder_bytes(folder: Path) -> int:
+    try:
+        return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    except OSError:
+        return 0
+
+
+def _stated_hash(folder: Path) -> str:
+    """The hash that a config ends with, right or not: a note on a delta that was damaged later stays with it."""
+    try:
+        with (folder / CONFIG).open("rb") as file:
+            file.seek(max(0, (folder / CONFIG).stat().st_size - 100))
+            found = _SHA.search(file.read(200))
+    except OSError:
+        return ""
+    return found[1].decode() if found else ""
+
+
+def read_rows(folder: Path) -> tuple[LayerRow, ...]:
+    """Every tensor of a delta, in the order in which data meets them. Raises as `core.artifact.open_delta`."""
+    import msgspec
+
+    from app.tables import in_order, record_size
+    from core.artifact import open_delta
+
+    return tuple(row_of_record(msgspec.to_builtins(r), record_size(r)) for r in in_order(open_delta(folder).config.tensors))
+
+
+def read_card(folder: Path) -> str:
+    """The model card's text without its YAML head; at most its first 200,000 characters, empty where there is none."""
+    try:
+        with (folder / CARD).open("rb") as file:
+            text = file.read(_LONGEST_CARD).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = text.splitlines()
+    if lines[:1] == ["---"] and "---" in lines[1:]:
+        lines = lines[lines.index("---", 1) + 1:]
+    return "\n".join(lines).strip()
+
+
+# ------------------------------------------------------------------------------------------ where checkpoints are
+def resolve(place: str) -> str:
+    """The local folder of a place: itself, or the hub cache's snapshot of an id. Empty where it is not on this machine."""
+    if not place:
+        return ""
+    folder = Path(place).expanduser()
+    try:
+        if (folder / "config.json").is_file():
+            return str(folder)
+        if folder.exists() or "/" not in place:
+            return ""
+        from core.checkpoint_source import locate
+
+        return str(locate(place, offline=True))
+    except (DeltadeckError, OSError, ValueError):
+        return ""
+
+
+def place_name(place: str) -> str:
+    """What a checkpoint at a place is called in a delta: a folder's own name, else the hub id."""
+    folder = Path(place).expanduser()
+    return folder.resolve().name if folder.is_dir() else place
+
+
+def is_base(folder: Path, place: str) -> bool:
+    """Whether a checkpoint has every tensor that the delta needs, in its shape and type. Values are not compared."""
+    from core.artifact import check_base, open_delta
+    from core.checkpoint import open_checkpoint
+
+    try:
+        with open_checkpoint(place) as base:
+            check_base(open_delta(folder), base, hashes=False)
+    except (DeltadeckError, OSError):
+        return False
+    return True
+
+
+def is_fine_tune(folder: Path, place: str) -> bool:
+    """Whether a checkpoint has the variant's tensors, in their shapes."""
+    from core.artifact import open_delta
+    from core.checkpoint import open_checkpoint
+
+    try:
+        records = open_delta(folder).config.tensors
+        with open_checkpoint(place) as tuned:
+            return all(r.name in tuned.tensors and tuple(tuned.tensors[r.name].shape) == tuple(r.shape) for r in records)
+    except (DeltadeckError, OSError):
+        return False

@@ -1,0 +1,379 @@
+"""The Compress page: two checkpoints, what their delta would be, the recipe, and the button that queues the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QResizeEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
+
+from app.checkpoints import Choice, likely_bases
+from app.context import Context
+from app.jobs.queue import OPEN
+from app.pages.compress.demo_bar import Demo
+from app.pages.compress.fields import Zoomed
+from app.pages.compress.outcome import Outcome
+from app.pages.compress.planner import Planner
+from app.pages.compress.predicted import PredictedCard
+from app.pages.compress.recipe import delta_name, free_name, name_problem, outputs_taken
+from app.pages.compress.recipe_card import RecipeCard
+from app.pages.compress.start_bar import StartBar, when_words
+from app.planning import PlanFacts
+from app.tasks import Failure
+from app.widgets.basics import Card, IconLabel, PageHeader, boxed, button, column, label, row, scrolled, set_look, tool_button
+from app.widgets.picker import CheckpointPicker, dropped_folder
+from app.widgets.picker_choose import Shelf
+from app.widgets.states import EmptyState
+from core.errors import DeltadeckError
+
+RIGHT = 384
+"""Width of the right column at zoom 1."""
+STEPS = (("Pick two", "A base and a fine-tune of it, from a folder or the hub cache."),
+         ("Compress", "See the size before you start, and watch each layer being fitted."),
+         ("Compare", "Set size, load time and fidelity of your deltas side by side."))
+
+
+class CompressPage(QWidget):
+    """Picks, plans, sends off."""
+
+    name = "compress"
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__()
+        self.setProperty("look", "page")
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self._ctx = ctx
+        self.shelf = Shelf(ctx, self)
+        self.planner = Planner(ctx, self)
+        self.demo = Demo(ctx, self)
+        self.base = CheckpointPicker(ctx, self.shelf, "base")
+        self.tuned = CheckpointPicker(ctx, self.shelf, "fine-tune")
+        self.outcome = Outcome(ctx)
+        self.predicted = PredictedCard(ctx)
+        self.recipe = RecipeCard(ctx)
+        self.start_bar = StartBar(ctx, self.start)
+        self.swap = tool_button(ctx.icons, "swap", "Swap base and fine-tune", size=16, clicked=self.swap_pair)
+        self._suggested: tuple[Choice, ...] = ()
+        self._build()
+        for picker in (self.base, self.tuned):
+            picker.changed.connect(self._pair_changed)
+        self.tuned.changed.connect(self._name_from_tuned)
+        self.recipe.changed.connect(self._recipe_changed)
+        self.recipe.place_changed.connect(self._place_changed)
+        self.planner.started.connect(self._measuring)
+        self.planner.progressed.connect(self._progressed)
+        self.planner.planned.connect(self._planned)
+        self.planner.refused.connect(self._refused)
+        self.demo.chosen.connect(self.open_pair)
+        ctx.jobs.queue_changed.connect(self._restate)
+        self.setAcceptDrops(True)
+        self._pair_changed()
+
+    # ------------------------------------------------------------------------------------------------- building
+    def _build(self) -> None:
+        ctx = self._ctx
+        header = PageHeader("Compress", "A fine-tune, as a small delta on its base")
+        header.at_right(self.demo.button, self.demo.more)
+        self._pickers = QWidget()
+        pair = QHBoxLayout(self._pickers)
+        pair.setContentsMargins(0, 0, 0, 0)
+        pair.setSpacing(12)
+        pair.addWidget(self.base, 1)
+        pair.addWidget(self.tuned, 1)
+        self._pickers.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        for picker in (self.base, self.tuned):
+            Zoomed(ctx, picker, picker.setMinimumHeight, 208)
+        self.swap.setParent(self._pickers)
+        self.swap.setProperty("look", "float-tool")
+        self.swap.setFixedSize(28, 28)
+        self.swap.raise_()
+        left = QVBoxLayout()
+        left.setContentsMargins(0, 0, 0, 0)
+        left.setSpacing(12)
+        left.addWidget(self._pickers)
+        left.addWidget(self.outcome, 1)
+        right = QVBoxLayout()
+        right.setContentsMargins(0, 0, 0, 0)
+        right.setSpacing(12)
+        right.addWidget(self.predicted)
+        right.addWidget(self.recipe)
+        right.addStretch(1)
+        self._right = scrolled(boxed(right), name="Prediction and recipe")
+        self.recipe.advanced.opened.connect(self._show_advanced)
+        side = column(self._right, self.start_bar, gap=12)
+        side_box = boxed(side)
+        Zoomed(ctx, side_box, side_box.setFixedWidth, RIGHT)
+        main = QHBoxLayout()
+        main.setContentsMargins(0, 0, 0, 0)
+        main.setSpacing(12)
+        main.addWidget(scrolled(boxed(left), name="Checkpoints and change"), 1)
+        main.addWidget(side_box)
+        self.stack = QStackedWidget()
+        self._first = self._first_run()
+        self._main = boxed(main)
+        self.stack.addWidget(self._main)
+        self.stack.addWidget(self._first)
+        self.setLayout(column(header, self.demo.strip, self.stack, gap=0, margins=(24, 0, 24, 16)))
+        layout = self.layout()
+        assert isinstance(layout, QVBoxLayout)
+        layout.setStretch(2, 1)
+        self._is_first = not ctx.settings.options.recent and not ctx.jobs.items()
+        self.stack.setCurrentWidget(self._first if self._is_first else self._main)
+
+    def _first_run(self) -> QWidget:
+        ctx = self._ctx
+        demo = button("Try the demo trio", "primary", icons=ctx.icons, icon="deltas", clicked=self.demo.open_tiny)
+        choose = button("Choose checkpoints...", icons=ctx.icons, icon="folder", clicked=self.choose_checkpoints)
+        said = "A delta holds what a fine-tune changed, in a small part of its size."
+        empty = EmptyState(ctx.theme, "Make your first delta", said, [demo, choose],
+                           "The demo trio is built in: 5.6 MB, no network, about a minute.", STEPS)
+        drop = QFrame()
+        drop.setProperty("look", "drop")
+        drop.setMinimumHeight(ctx.theme.px(56))
+        drop.setLayout(row(None, IconLabel(ctx.icons, "folder", size=18),
+                           label("Or drop a checkpoint folder anywhere on this page", tone="faded"), None))
+        self._first_drop = drop
+        card = Card(margins=(28, 16, 28, 24))
+        card.setAccessibleName("Make your first delta")
+        card.add(empty, row(drop, margins=(24, 0, 24, 0)))
+        card.body.setStretch(0, 1)
+        return card
+
+    # ------------------------------------------------------------------------------------------------ the page
+    def shown(self) -> None:
+        """Called each time the page comes on screen."""
+        self._ctx.engine.load()
+        self.shelf.refresh()
+        self._restate()
+
+    def open_pair(self, base: str, fine_tuned: str) -> None:
+        """Set both at once."""
+        self._leave_first()
+        self.base.choose(base)
+        self.tuned.choose(fine_tuned)
+
+    def open_demo(self) -> None:
+        """The tiny trio's base and pirate."""
+        self.demo.open_tiny()
+
+    def open_real_demo(self) -> None:
+        """The real demo pair, made first if need be."""
+        self._leave_first()
+        self.demo.open_real()
+
+    def take(self, path: Path) -> None:
+        """A checkpoint folder from outside: for the first picker that is empty."""
+        self._taker().choose(str(path))
+
+    def choose_checkpoints(self) -> None:
+        """From the first page to the pickers, with the list open."""
+        self._leave_first()
+        self.base.open_chooser()
+
+    def swap_pair(self) -> None:
+        """Make the base the fine-tune and the other way round."""
+        base, tuned = self.base.facts, self.tuned.facts
+        self.base.set_facts(tuned)
+        self.tuned.set_facts(base)
+
+    def _show_advanced(self) -> None:
+        # Once the layout has made room for it.
+        QTimer.singleShot(0, self, lambda: self._right.ensureWidgetVisible(self.recipe.advanced, 0, 24))
+
+    def _leave_first(self) -> None:
+        self.stack.setCurrentWidget(self._main)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The swap button stays over the gap between the cards."""
+        super().resizeEvent(event)
+        self._place_swap()
+
+    def _place_swap(self) -> None:
+        x = self.base.geometry().right() + 7 - self.swap.width() // 2
+        self.swap.move(x, self._ctx.theme.px(37))
+
+    # ------------------------------------------------------------------------------------------------- planning
+    def _pair_changed(self) -> None:
+        if self.base.source or self.tuned.source:
+            self._leave_first()
+        self.swap.setVisible(bool(self.base.facts or self.tuned.facts) and "loading" not in (self.base.state, self.tuned.state))
+        self._place_swap()
+        if self.base.facts is None or self.tuned.facts is None:
+            self.planner.drop()
+            self.predicted.clear()
+            if self.tuned.facts is not None:
+                self.predicted.set_full(self.tuned.facts.bytes)
+            self.outcome.ask(*self._what_to_choose())
+        else:
+            self._suggested = ()
+            self._plan()
+        self._restate()
+
+    def _what_to_choose(self) -> tuple[str, str]:
+        """Title and sentence."""
+        then = "How much each kind of layer changed is shown here then, and how large the delta will be, before anything is done."
+        if "loading" in (self.base.state, self.tuned.state):
+            return "Reading", then
+        if not self.base.source and not self.tuned.source:
+            return "Choose a base and a fine-tune of it", then
+        missing = "base" if self.base.facts is None else "fine-tune"
+        return f"Now choose {'another' if 'failed' in (self.base.state, self.tuned.state) else 'a'} {missing}", then
+
+    def _plan(self) -> None:
+        if self.base.facts is not None and self.tuned.facts is not None:
+            output = self.recipe.folder_path() / "delta"
+            self.planner.ask(self.recipe.recipe().request(self.base.source, self.tuned.source, output))
+
+    def _recipe_changed(self) -> None:
+        self._plan()
+        self._restate()
+
+    def _place_changed(self) -> None:
+        self._plan()
+        self._restate()
+
+    def _measuring(self) -> None:
+        self.predicted.clear()
+        if self.tuned.facts is not None:
+            self.predicted.set_full(self.tuned.facts.bytes)
+        self.outcome.measuring()
+        self._restate()
+
+    def _progressed(self, told: object) -> None:
+        if isinstance(told, tuple) and self.planner.facts is None:
+            self.outcome.measuring(*told)
+
+    def _planned(self, facts: PlanFacts) -> None:
+        if self.base.facts is not None and self.tuned.facts is not None:
+            self.predicted.show_plan(facts)
+            self.recipe.set_length(facts.sequence_length)
+            self.outcome.show_plan(facts, self.base.facts, self.tuned.facts, self.recipe.folder.browse)
+        self._restate()
+
+    def _refused(self, failure: Failure) -> None:
+        self.predicted.clear()
+        if self.tuned.facts is not None:
+            self.predicted.set_full(self.tuned.facts.bytes)
+        self._show_refusal(failure)
+        self._restate()
+        tuned, base, choices = self.tuned.facts, self.base.facts, self.shelf.choices
+        if tuned is not None and base is not None and failure.details.startswith(("ArchitectureMismatch", "TensorsMissing")):
+            known = tuple(c for c in choices if c.source != base.source)
+            self._ctx.tasks.run(self, lambda task: likely_bases(known, tuned), self._suggest, self._nothing_to_suggest)
+
+    def _show_refusal(self, failure: Failure) -> None:
+        named = {c.name: c for c in reversed(self._suggested)}       # the first of a name
+        buttons = [button(f"Use {c.name} as the base", "primary" if i == 0 else "", tip=c.source, clicked=self._user_of(c))
+                   for i, c in enumerate(list(reversed(named.values()))[:2])]
+        self.outcome.refuse(failure, buttons or [button("Change the base...", clicked=self.base.open_chooser)])
+
+    def _user_of(self, choice: Choice) -> Callable[[], object]:
+        return lambda: self.base.choose(choice.source)
+
+    def _suggest(self, found: tuple[Choice, ...]) -> None:
+        self._suggested = found
+        if found and self.planner.failure is not None:
+            self._show_refusal(self.planner.failure)
+
+    def _nothing_to_suggest(self, failure: Failure) -> None:
+        self._suggested = ()
+
+    # ----------------------------------------------------------------------------------------- name and start
+    def _is_taken(self, name: str) -> bool:
+        output = self.recipe.folder_path() / name
+        return output.exists() or str(output) in outputs_taken(i.output for i in self._ctx.jobs.items() if i.state in OPEN)
+
+    def _name_from_tuned(self) -> None:
+        if not self.recipe.is_named_by_hand:
+            facts = self.tuned.facts
+            self.recipe.set_name(free_name(delta_name(facts.name), self._is_taken) if facts else "")
+
+    def _use_free_name(self) -> None:
+        self.recipe.set_name(free_name(self.recipe.name.text().strip(), self._is_taken))
+
+    def _reason(self) -> tuple[str, str]:
+        """Why no job can be started, and what would help ("name": another name)."""
+        for picker, title in ((self.base, "base"), (self.tuned, "fine-tune")):
+            if picker.state == "loading":
+                return f"The {title} is being read.", ""
+            if picker.state == "failed":
+                return f"The {title} can't be used.", ""
+            if picker.facts is None:
+                return f"Choose a {title} first.", ""
+        if self.planner.failure is not None:
+            return "These two can't be compressed.", ""
+        facts = self.planner.facts
+        if facts is None:
+            return "What changed is being measured.", ""
+        if facts.is_short_of_disk:
+            return "The disk has too little room.", ""
+        if problem := name_problem(self.recipe.name.text()):
+            return problem, ""
+        if self._is_taken(self.recipe.name.text().strip()):
+            return f"'{self.recipe.name.text().strip()}' exists already.", "name"
+        return self.recipe.calibration.problem(), ""
+
+    def _restate(self) -> None:
+        reason, remedy = self._reason()
+        name = self.recipe.name.text().strip()
+        self.recipe.mark_place(remedy == "name" or bool(self.tuned.facts and name_problem(name)))
+        if remedy == "name":
+            self.start_bar.say(reason, f"Use {free_name(name, self._is_taken)}", self._use_free_name)
+        else:
+            self.start_bar.say(reason)
+
+    def start(self) -> None:
+        """Add the job to the queue; to the Run page if it starts at once."""
+        facts, base, tuned = self.planner.facts, self.base.facts, self.tuned.facts
+        self._restate()
+        if self.start_bar.reason or facts is None or base is None or tuned is None:
+            self._ctx.notify(self.start_bar.reason, "warning")
+            return
+        ctx, name, when = self._ctx, self.recipe.name.text().strip(), when_words(self._ctx)
+        request = self.recipe.recipe().request(base.source, tuned.source, self.recipe.output())
+        try:
+            item = ctx.jobs.add(name, request, facts.expect, base.name, tuned.name, facts.seconds)
+        except DeltadeckError as e:
+            ctx.show_error(Failure.of(e))
+            return
+        ctx.settings.remember(base.source)
+        ctx.settings.remember(tuned.source)
+        self.recipe.is_named_by_hand = False
+        self._name_from_tuned()
+        current = ctx.jobs.current()
+        if current is not None and current.id == item.id:
+            ctx.go("run")
+        else:
+            ctx.notify(f"'{name}' was added to the queue. {when}.", "success")
+
+    # ------------------------------------------------------------------------------------------------- dropping
+    def _taker(self) -> CheckpointPicker:
+        """Which picker a folder goes to that is dropped beside them: the first empty one, else the fine-tune."""
+        return next((p for p in (self.base, self.tuned) if p.state in ("empty", "failed")), self.tuned)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """A folder may be dropped anywhere."""
+        if dropped_folder(event.mimeData()) is not None:
+            self._taker().highlight(True)
+            set_look(self._first_drop, dropping="true")
+            event.setDropAction(Qt.DropAction.CopyAction)
+            event.accept()
+
+    def dragLeaveEvent(self, event: QDragLeaveEvent) -> None:
+        """It went away, or over a picker that takes it itself."""
+        self._unmark()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Take the folder."""
+        self._unmark()
+        if (folder := dropped_folder(event.mimeData())) is not None:
+            event.acceptProposedAction()
+            self._taker().choose(str(folder))
+
+    def _unmark(self) -> None:
+        for picker in (self.base, self.tuned):
+            picker.highlight(False)
+        set_look(self._first_drop, dropping="")
+

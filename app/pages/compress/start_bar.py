@@ -1,0 +1,80 @@
+"""The one primary button, why it can't be used, and when a job would start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtWidgets import QWidget
+
+from app.actions import Act
+from app.context import Context
+from app.jobs.queue import State
+from app.pages.compress.fields import Zoomed
+from app.pages.compress.recipe import jobs_words
+from app.widgets.basics import ElidedLabel, IconLabel, boxed, button, column, key_cap, row
+from app.words import about
+
+
+def when_words(ctx: Context) -> str:
+    """When a job that is added now would start."""
+    ahead = sum(item.state == State.WAITING or item.is_on_worker for item in ctx.jobs.items())
+    if not ahead:
+        return "Starts at once"
+    seconds = ctx.jobs.seconds_ahead()
+    return f"Starts after {jobs_words(ahead)}" + (f", in about {about(seconds)}" if seconds is not None else "")
+
+
+class StartBar(QWidget):
+    """Calls `start`; `remedy` does what the offered remedy says."""
+
+    def __init__(self, ctx: Context, start: Callable[[], object], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._ctx = ctx
+        self.button = button("Compress", "primary", clicked=start)
+        self._icon = IconLabel(ctx.icons, "clock", size=16)
+        self.words = ElidedLabel("")
+        self.words.setProperty("step", "small")
+        self.words.setProperty("tone", "faded")
+        self.remedy = button("", "ghost", dense=True, tone="accent", name="What helps")
+        self.remedy.hide()
+        self._remedy_call: Callable[[], object] | None = None
+        self.remedy.clicked.connect(self._use_remedy)
+        self._caps = [key_cap(k.replace("Return", "Enter")) for k in ctx.actions.keys(Act.START).split("+")]
+        line = row(self._icon, self.words, self.remedy, *self._caps, gap=6)
+        line.setStretch(1, 1)
+        below = boxed(line)
+        self.setLayout(column(self.button, below, gap=6))
+        Zoomed(ctx, self.button, self.button.setMinimumHeight, 38)
+        Zoomed(ctx, below, below.setMinimumHeight, 28)
+        self._reason = ""
+        ctx.jobs.queue_changed.connect(self._jobs_changed)
+        ctx.jobs.pumped.connect(self._jobs_changed)
+
+    def say(self, reason: str, remedy: str = "", call: Callable[[], object] | None = None) -> None:
+        """Why the button can't be used (nothing: it can), and what would help."""
+        self._reason, self._remedy_call = reason, call
+        self.button.setEnabled(not reason)
+        self.button.setToolTip(reason or "Add the job to the queue")
+        self._icon.set_icon("info" if reason else "clock")
+        self.remedy.setText(remedy)
+        self.remedy.setAccessibleName(remedy or "What helps")
+        self.remedy.setVisible(bool(remedy))
+        for cap in self._caps:
+            cap.setVisible(not remedy)
+        self._write()
+
+    @property
+    def reason(self) -> str:
+        """Why the button can't be used."""
+        return self._reason
+
+    def _write(self) -> None:
+        self.words.setText(self._reason or when_words(self._ctx))
+
+    def _use_remedy(self) -> None:
+        if self._remedy_call is not None:
+            self._remedy_call()
+
+    def _jobs_changed(self, *_: object) -> None:
+        if not self._reason:
+            self._write()

@@ -1,0 +1,129 @@
+"""How many matrices of each layer kind took their scales by row or by column: stacked bars, as in figure 2 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from PySide6.QtCore import QPointF, QRectF, QSize
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
+from PySide6.QtWidgets import QWidget
+
+from app import words
+from app.theme import Theme
+from app.widgets.charts.painted import CENTRE, LEFT, RIGHT, Facts, PaintedChart, Rows
+from app.widgets.charts.scales import Scale, digits, linear_ticks
+
+
+class Counts(Protocol):
+    """What `app.library.entry.KindCount` has."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def row(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+    @property
+    def other(self) -> int: ...
+
+
+class StackedAxes(PaintedChart):
+    """A bar per layer kind: R and C with their counts inside, beside the bar where there is no room; others grey."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, "Axis by layer kind", parent)
+        self._kinds: tuple[Counts, ...] = ()
+
+    def set_kinds(self, kinds: Sequence[Counts]) -> None:
+        """Show these, from the top down."""
+        self._kinds = tuple(k for k in kinds if k.row + k.column + k.other)
+        self.tell()
+
+    def totals(self) -> tuple[int, int, int]:
+        """Rows, columns and others of all kinds."""
+        return sum(k.row for k in self._kinds), sum(k.column for k in self._kinds), sum(k.other for k in self._kinds)
+
+    def other_colour(self) -> QColor:
+        """Of what has no axis."""
+        return self.theme.mixed("text-faded", 0.42)
+
+    def table(self) -> tuple[tuple[str, ...], Rows]:
+        """Kind and counts."""
+        return ("Layer kind", "Row", "Column", "Other"), [(k.kind, str(k.row), str(k.column), str(k.other)) for k in self._kinds]
+
+    def facts(self, index: int) -> Facts | None:
+        """Counts and shares of a kind."""
+        k = self._kinds[index]
+        whole = k.row + k.column + k.other
+        parts = (("Row (per output)", k.row), ("Column (per input)", k.column), ("Stored in another way", k.other))
+        return Facts(f"{k.kind}, {words.count(whole, 'matrix', 'matrices')}",
+                     tuple((name, f"{count}, {words.percent(count / whole, 0)}") for name, count in parts if count))
+
+    def sizeHint(self) -> QSize:
+        """Seven kinds at 40."""
+        return QSize(self.theme.px(360), self.theme.px(40 * max(1, len(self._kinds)) + 48))
+
+    def minimumSizeHint(self) -> QSize:
+        """Rows of 24."""
+        return QSize(self.theme.px(220), self.theme.px(24 * max(1, len(self._kinds)) + 48))
+
+    def paint(self, painter: QPainter, rect: QRectF) -> None:
+        """Draw the bars."""
+        if not self._kinds:
+            return
+        t = self.theme
+        metrics = QFontMetricsF(t.font("small"))
+        names = min(max(metrics.horizontalAdvance(k.kind) for k in self._kinds) + 2, rect.width() * 0.3)
+        beside = QFontMetricsF(t.font("small", 600)).horizontalAdvance(" C 000 ")
+        begin, end = rect.left() + max(names, t.px(36)) + t.px(10), rect.right() - beside
+        most = max(k.row + k.column + k.other for k in self._kinds)
+        scale = Scale(0, most, begin, max(begin + 20, end))
+        foot = t.px(42)
+        height = min((rect.height() - foot) / len(self._kinds), t.px(64))
+        bottom = rect.top() + height * len(self._kinds)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+        painter.setPen(QPen(t.color("line"), 1))
+        painter.drawLine(QPointF(begin, bottom), QPointF(rect.right(), bottom))
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+        ticks = [v for v in linear_ticks(most, 5) if v == int(v)] if most >= 4 else [0.0, float(most)]
+        for value in ticks:
+            self.text(painter, QRectF(scale.at(value) - 40, bottom + t.px(4), 80, t.px(16)), digits(value), t.font("tick"),
+                      t.color("text-faded"), CENTRE)
+        self.text(painter, QRectF(begin, bottom + t.px(22), scale.at(most) - begin, t.px(16)), "layers", t.font("tick"),
+                  t.color("text-faded"), CENTRE)
+        for i, kind in enumerate(self._kinds):
+            y = rect.top() + i * height
+            whole = QRectF(rect.left(), y, rect.width(), height)
+            if self.is_over(self.area(whole)):
+                painter.fillRect(whole, t.mixed("text-faded", 0.07))
+            self.text(painter, QRectF(rect.left(), y, begin - rect.left() - t.px(10), height), kind.kind, t.font("small"),
+                      t.color("text-faded"), RIGHT)
+            thick = min(t.px(23), height * 0.62)
+            self._bar(painter, scale, QRectF(begin, y + (height - thick) / 2, rect.right() - begin, thick), kind)
+
+    def _bar(self, painter: QPainter, scale: Scale, place: QRectF, kind: Counts) -> None:
+        t = self.theme
+        font = t.font("small", 600)
+        metrics = QFontMetricsF(font)
+        left, outside = 0, []
+        parts: list[tuple[str, int, QColor]] = [("R", kind.row, t.color("row")), ("C", kind.column, t.color("column")),
+                                                ("", kind.other, self.other_colour())]
+        for letter, count, colour in parts:
+            if not count:
+                continue
+            body = QRectF(scale.at(left), place.top(), scale.at(left + count) - scale.at(left), place.height())
+            if left:
+                body.adjust(1.5, 0, 0, 0)                   # a gap in the ground's colour between two parts
+            painter.fillRect(body, colour)
+            said = f"{letter} {count}".strip()
+            if metrics.horizontalAdvance(said) + t.px(12) <= body.width():
+                inside = body.adjusted(t.px(8), 0, -t.px(8), 0)
+                self.text(painter, inside, said, font, t.ink_on(colour), LEFT if letter == "R" else RIGHT)
+            else:
+                outside.append(said if letter else f"{count} other")
+            left += count
+        if outside:
+            at = scale.at(left) + t.px(6)
+            beside = QRectF(at, place.top(), max(t.px(20), place.right() - at), place.height())
+            self.text(painter, beside, "  ".join(outside), font, t.color("text"), LEFT)

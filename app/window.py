@@ -1,0 +1,64 @@
+"""Start the window: on screen first, the engine after."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+
+
+def open_window(arguments: Sequence[str] = ()) -> int:
+    """Run the window until it is closed; returns the exit code.
+
+    `arguments` are checkpoint or delta folders to open; `--demo` opens the demo: the real pair, made if need be, or with
+    `--tiny` the one that ships with the program.
+    """
+    # Waiting threads that spin make everything several times slower beside the window; to be said before OpenMP loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from PySide6.QtCore import QLockFile, QTimer
+    from PySide6.QtWidgets import QApplication, QMessageBox
+
+    from app.crash import CrashGuard
+    from app.settings import Settings, data_folder
+    from app.shell import Shell
+    from app.theme import Theme
+
+    app = QApplication.instance() or QApplication(["deltadeck"])
+    assert isinstance(app, QApplication)
+    app.setApplicationName("deltadeck")
+    app.setApplicationDisplayName("Deltadeck")
+    app.setDesktopFileName("deltadeck")
+    app.setStyle("Fusion")
+    data = data_folder()
+    data.mkdir(parents=True, exist_ok=True)
+    lock = QLockFile(str(data / "window.lock"))
+    lock.setStaleLockTime(0)                           # only a process that is gone leaves one behind
+    if not lock.tryLock(100):
+        QMessageBox.information(None, "Deltadeck", "Deltadeck is open already.\n\nIts queue and library belong to that window.")
+        return 1
+    settings = Settings(data / "settings.json")
+    theme = Theme(settings.options.theme, settings.options.zoom)
+    window = Shell(settings, theme, data)
+    guard = CrashGuard(window.ctx.icons, window)
+    guard.install()
+    # Python sees a Ctrl-C from the terminal only while it runs some code: let it, a few times a second.
+    pulse = QTimer()
+    pulse.timeout.connect(_nothing)
+    pulse.start(300)
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, lambda *_: window.close())
+        signal.signal(signal.SIGTERM, lambda *_: window.close())
+    window.show()
+    window.open_paths([a for a in arguments if not a.startswith("--")])
+    if "--demo" in arguments:
+        window.open_demo(tiny="--tiny" in arguments)
+    try:
+        return app.exec()
+    finally:
+        guard.remove()
+        lock.unlock()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,100 @@
+"""Fixtures for the window: no screen, data in a temporary folder, and nothing may outlive its test."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+import pytest
+from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer
+from PySide6.QtWidgets import QApplication, QWidget
+
+from app.actions import Actions
+from app.context import Context
+from app.icons import Icons
+from app.jobs.manager import JobManager
+from app.library.store import Library
+from app.settings import Settings
+from app.tasks import Engine, Tasks
+from app.theme import Theme
+
+LASTING = ("pytest_timeout", "QThread", "Dummy", "ThreadPoolExecutor", "asyncio", "tqdm", "SAFE", "execnet")
+"""Names of threads that libraries keep for the process, and of Qt's own as Python sees them."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a thread running or a timer ticking."""
+    before = {t.ident for t in threading.enumerate()}
+    yield
+    app = QCoreApplication.instance()
+    if app is None:
+        return
+    for _ in range(3):
+        app.processEvents()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    gc.collect()
+    left = [t.name for t in threading.enumerate() if t.ident not in before and t.is_alive() and not t.name.startswith(LASTING)]
+    assert not left, f"threads that outlive the test: {left}"
+    if isinstance(app, QApplication):
+        ticking = [(w, t) for w in app.topLevelWidgets() for t in w.findChildren(QTimer) if t.isActive() and w.isVisible()]
+        assert not ticking, f"timers that outlive the test: {ticking}"
+
+
+class Said:
+    """What a page told the shell."""
+
+    def __init__(self) -> None:
+        self.pages: list[str] = []
+        self.notes: list[tuple[str, str]] = []
+        self.errors: list[Any] = []
+
+    def go(self, page: str) -> None:
+        """Instead of showing a page."""
+        self.pages.append(page)
+
+    def notify(self, text: str, tone: str = "faded") -> None:
+        """Instead of a message."""
+        self.notes.append((text, tone))
+
+    def show_error(self, failure: object) -> None:
+        """Instead of a dialog."""
+        self.errors.append(failure)
+
+
+@pytest.fixture
+def said() -> Said:
+    """Where the pages' words go."""
+    return Said()
+
+
+@pytest.fixture
+def make_context(qapp: QApplication, tmp_path: Path, said: Said) -> Iterator[Callable[..., Context]]:
+    """Makes contexts over real services in `tmp_path`; ends their threads after the test."""
+    made: list[tuple[QWidget, JobManager, Tasks, Library, list[QObject]]] = []
+
+    def make(runner: Any = None, **options: Any) -> Context:
+        window = QWidget()
+        settings = Settings(tmp_path / "data" / "settings.json")
+        settings.set(library=str(tmp_path / "deltas"), **{"theme": "light", **options})
+        theme = Theme(settings.options.theme, settings.options.zoom)
+        icons, tasks = Icons(theme), Tasks()
+        engine = Engine(tasks)
+        jobs = JobManager(tmp_path / "data", runner)
+        library = Library(settings, tasks, engine, jobs, tmp_path / "data")
+        made.append((window, jobs, tasks, library, [settings, theme, engine]))
+        return Context(settings, theme, icons, Actions(window, icons), tasks, engine, jobs, library, tmp_path / "data", said.go,
+                       said.notify, said.show_error)
+    yield make
+    for window, jobs, tasks, library, _ in made:
+        jobs.shutdown()
+        tasks.shutdown()
+        library.close()
+        window.close()
+        window.deleteLater()

@@ -1,0 +1,63 @@
+"""The default runner carries out a real request, and is stopped and resumed like any other."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytestqt.qtbot import QtBot
+
+from app.jobs.queue import State
+from app.jobs.worker import Outcome, run_core
+from core.events import AnyEvent, LayerFitted
+from tests.app.jobs.play import Asked, Tell
+from tests.app.jobs.test_manager import Make, wait_for
+from tests.conftest import byte_tokenizer
+from tests.models import make_pair, write_text
+
+
+def small(folder: Path, tuned: str = "") -> dict[str, Any]:
+    base, fine_tuned = make_pair(folder, "llama", byte_tokenizer(), dtype=torch.bfloat16)
+    return {"base": str(base), "fine_tuned": tuned or str(fine_tuned), "output": str(folder / "delta"), "samples": 6,
+            "calibration": str(write_text(folder)), "tune_samples": 4, "sequence_length": 16, "device": "cpu"}
+
+
+def test_a_real_job_is_paused_resumed_and_done(make_jobs: Make, tmp_path: Path, qtbot: QtBot,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.worker.gc.freeze", lambda: None)
+    at_layer, asked = threading.Event(), threading.Event()
+
+    def run(request: dict[str, Any], tell: Tell, cancelled: Asked) -> Outcome:
+        def listen(event: AnyEvent) -> None:
+            tell(event)
+            if isinstance(event, LayerFitted) and event.index == 9 and not at_layer.is_set():
+                at_layer.set()
+                assert asked.wait(20)                  # the stop comes here, however fast the rest is
+        return run_core(request, listen, cancelled)
+    jobs = make_jobs(run)
+    item = jobs.add("tiny", small(tmp_path))
+    qtbot.waitUntil(at_layer.is_set, timeout=20_000)
+    jobs.pause(item.id)
+    asked.set()
+    paused = wait_for(qtbot, jobs, item, State.PAUSED)
+    assert paused.job_folder.is_dir() and paused.blocks_done == 1
+    state = jobs.run_state(item.id)
+    assert state is not None and state.layers_done == 10
+
+    jobs.resume(item.id)
+    done = wait_for(qtbot, jobs, item, State.DONE)
+    assert done.folder == str(tmp_path / "delta") and (tmp_path / "delta" / "delta_config.json").is_file()
+    assert not paused.job_folder.exists() and done.weights_bytes > 0
+    assert state.layers_done == state.layers_total == len(state.layers) and {row.state for row in state.layers} == {"done"}
+    assert state.curves_of(state.layers[0].tensor) and jobs.last_tune_curve() is not None
+    assert all(stage.state == "done" for stage in state.stages.values())
+
+
+def test_a_bad_request_fails_with_the_engines_words(make_jobs: Make, tmp_path: Path, qtbot: QtBot) -> None:
+    jobs = make_jobs(run_core)
+    item = jobs.add("tiny", small(tmp_path, tuned=str(tmp_path / "missing")))
+    failed = wait_for(qtbot, jobs, item, State.FAILED)
+    assert failed.error is not None and "missing" in failed.error.what and failed.error.kind == "CheckpointNotFound"

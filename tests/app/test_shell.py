@@ -1,0 +1,257 @@
+"""The window as a whole: pages, keys, themes, closing, the queue strip, and that everything has a name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QImage
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QLineEdit,
+    QMessageBox,
+    QPlainTextEdit,
+    QSlider,
+    QWidget,
+)
+from pytestqt.qtbot import QtBot
+
+from app.actions import SPECS, Act
+from app.jobs.queue import State
+from app.jobs.worker import Outcome, Runner
+from app.settings import Settings
+from app.shell import RAIL, Shell
+from app.theme import Theme
+from core.errors import Cancelled
+from core.events import Progress, StageStarted
+
+PAGES = ("compress", "run", "deltas", "compare", "settings")
+
+
+class Slow:
+    """A runner that tells progress until it is let go or stopped."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def __call__(self, request: dict[str, Any], tell: Callable[[Any], None], cancelled: Callable[[], bool]) -> Outcome:
+        tell(StageStarted(stage="fit", total=10))
+        while not self.go.wait(0.005):
+            if cancelled():
+                raise Cancelled("Cancelled.")
+            tell(Progress(stage="fit", done=4, total=10, fraction=0.4, seconds_left=90.0))
+        return Outcome(str(request["output"]))
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    made = Slow()
+    yield made
+    made.go.set()
+
+
+@pytest.fixture
+def make_shell(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[..., Shell]]:
+    made: list[Shell] = []
+
+    def make(runner: Runner | None = None, **options: Any) -> Shell:
+        settings = Settings(tmp_path / "data" / "settings.json")
+        settings.set(**{"theme": "light", "library": str(tmp_path / "deltas"), **options})
+        window = Shell(settings, Theme(settings.options.theme, settings.options.zoom), tmp_path / "data", runner)
+        window.ctx.engine.started = True               # these tests need no engine
+        made.append(window)
+        window.resize(1280, 720)
+        window.show()
+        return window
+    yield make
+    for window in made:
+        window._quitting = True
+        window.ctx.jobs.shutdown()
+        window.ctx.tasks.shutdown()
+        window.close()
+        window.deleteLater()
+    QApplication.processEvents()
+
+
+def add_job(window: Shell, tmp_path: Path, name: str = "pirate") -> str:
+    request = {"base": "b", "fine_tuned": "f", "output": str(tmp_path / "deltas" / name)}
+    return window.ctx.jobs.add(name, request, base_name="base", fine_tuned_name=name).id
+
+
+def answer(qtbot: QtBot, text: str) -> None:
+    """Press a button of the message box that comes next."""
+    def press() -> None:
+        box = QApplication.activeModalWidget()
+        assert isinstance(box, QMessageBox)
+        next(b for b in box.buttons() if b.text() == text).click()
+    QTimer.singleShot(50, press)
+
+
+def test_every_page_opens_by_click_and_key(qtbot: QtBot, make_shell: Callable[..., Shell]) -> None:
+    window = make_shell()
+    assert window.current_page() == "compress"
+    for act in (*RAIL, Act.SETTINGS):
+        window.ctx.actions[act].trigger()
+        assert window.current_page() == act.value.removeprefix("go-")
+    QTest.mouseClick(window._items["compress"], Qt.MouseButton.LeftButton)
+    assert window.current_page() == "compress"
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow)
+    QTest.keyClick(window, Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
+    qtbot.waitUntil(lambda: window.current_page() == "deltas")
+
+
+def test_the_page_and_the_place_are_kept(qtbot: QtBot, make_shell: Callable[..., Shell], tmp_path: Path) -> None:
+    window = make_shell()
+    window.go("settings")
+    window.resize(1300, 800)
+    window.close()
+    again = make_shell()
+    assert again.current_page() == "settings"
+    assert again.ctx.settings.options.geometry
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("zoom", [1.0, 1.5])
+def test_pages_can_be_drawn_in_every_look(qtbot: QtBot, make_shell: Callable[..., Shell], theme: str, zoom: float) -> None:
+    window = make_shell(theme=theme, zoom=zoom)
+    for page in PAGES:
+        window.go(page)
+        QApplication.processEvents()
+        image = window.grab().toImage()
+        assert image.pixelColor(round(168 * zoom) + 8, 300).name() == window.ctx.theme.color("surface").name()
+        assert colours(image) > 20, f"{page} is empty"
+
+
+def colours(image: QImage) -> int:
+    return len({image.pixelColor(x, y).rgb() for x in range(180, image.width(), 3) for y in range(0, image.height(), 3)})
+
+
+def test_the_theme_switches_live(qtbot: QtBot, make_shell: Callable[..., Shell]) -> None:
+    window = make_shell()
+    window.ctx.actions[Act.THEME].trigger()
+    assert window.ctx.theme.dark
+    assert window.ctx.settings.options.theme == "dark"
+    window.ctx.actions[Act.LARGER].trigger()
+    assert window.ctx.theme.zoom == 1.1
+
+
+def test_a_running_job_shows_in_strip_status_and_rail(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow,
+                                                      tmp_path: Path) -> None:
+    window = make_shell(slow)
+    window.go("compress")
+    assert not window.strip.isVisible()
+    add_job(window, tmp_path)
+    add_job(window, tmp_path, "bard")
+    qtbot.waitUntil(lambda: window._items["run"].accessibleDescription() == "40 %")
+    assert window.strip.isVisible()
+    names = {w.accessibleName() for w in window.strip.findChildren(QWidget)}
+    assert any("pirate, 40 %" in n for n in names) and any(n.startswith("bard, waiting") for n in names)
+    slow.go.set()
+    qtbot.waitUntil(lambda: all(i.state is State.DONE for i in window.ctx.jobs.items()))
+    qtbot.waitUntil(lambda: not window.strip.isVisible())
+    assert "is ready" in window.toast.text()
+
+
+def test_closing_asks_once_while_a_job_runs(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow, tmp_path: Path) -> None:
+    window = make_shell(slow)
+    id = add_job(window, tmp_path)
+    qtbot.waitUntil(lambda: window.ctx.jobs.current() is not None)
+    answer(qtbot, "Keep it running")
+    window.close()
+    assert window.isVisible()
+    answer(qtbot, "Stop and close")
+    window.close()
+    assert not window.isVisible()
+    again = make_shell(slow)
+    item = again.ctx.jobs.item(id)
+    assert item is not None and item.can_resume
+
+
+def test_cancelling_asks_and_says_what_is_kept(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow,
+                                               tmp_path: Path) -> None:
+    window = make_shell(slow)
+    id = add_job(window, tmp_path)
+    qtbot.waitUntil(lambda: window.ctx.jobs.current() is not None)
+    answer(qtbot, "Cancel the job")
+    window.ctx.actions[Act.CANCEL].trigger()
+    qtbot.waitUntil(lambda: getattr(window.ctx.jobs.item(id), "state", None) is State.CANCELLED)
+
+
+def test_the_queue_panel_lists_and_moves(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow, tmp_path: Path) -> None:
+    window = make_shell(slow)
+    for name in ("one", "two", "three"):
+        add_job(window, tmp_path, name)
+    panel = window.panel
+    window._open_queue()
+    assert panel.model.rowCount() == 3
+    panel.view.setCurrentIndex(panel.model.index(2, 0))
+    panel._shift(-1)
+    assert [i.name for i in window.ctx.jobs.items()] == ["one", "three", "two"]
+    panel.hide()
+
+
+def test_everything_has_a_name(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow, tmp_path: Path) -> None:
+    """A screen reader must be able to say what each control is."""
+    window = make_shell(slow)
+    add_job(window, tmp_path)
+    window.page("compress").open_demo()                # type: ignore[attr-defined]
+    for page in PAGES:
+        window.go(page)
+    QApplication.processEvents()
+    nameless = []
+    kinds = (QAbstractButton, QLineEdit, QComboBox, QAbstractSpinBox, QPlainTextEdit, QSlider, QAbstractItemView)
+    for widget in window.findChildren(QWidget):
+        if not isinstance(widget, kinds) or widget.objectName().startswith("qt_"):
+            continue
+        inner = isinstance(widget.parent(), QComboBox | QAbstractSpinBox | QAbstractItemView) or "Corner" in type(widget).__name__
+        said = widget.accessibleName() or (widget.text() if isinstance(widget, QAbstractButton) else "")
+        if not said.strip() and not inner and not widget.isHidden() and not _is_part(widget):
+            nameless.append(f"{type(widget).__name__} in {type(widget.parent()).__name__} of {page_of(widget)}")
+    assert not nameless, "\n".join(nameless)
+
+
+def page_of(widget: QWidget) -> str:
+    """Where a control stands, for the message."""
+    while (parent := widget.parentWidget()) is not None:
+        if hasattr(widget, "name"):
+            return str(widget.name)
+        widget = parent
+    return type(widget).__name__
+
+
+def _is_part(widget: QWidget) -> bool:
+    """Parts that Qt makes inside its own controls: popups of combo boxes, buttons in fields, headers of tables."""
+    own = {"QComboBoxPrivateContainer", "QHeaderView", "QLineEditIconButton", "QTableCornerButton"}
+    walk: QWidget | None = widget
+    while walk is not None:
+        if walk.metaObject().className() in own:
+            return True
+        walk = walk.parentWidget()
+    return False
+
+
+def test_every_action_has_a_text_and_no_two_share_a_key(make_shell: Callable[..., Shell]) -> None:
+    window = make_shell()
+    keys: dict[str, Act] = {}
+    for act, spec in SPECS.items():
+        assert window.ctx.actions[act].text() == spec.text
+        for key in spec.keys:
+            assert key not in keys, f"{key} is given to {act} and {keys[key]}"
+            keys[key] = act
+
+
+def test_messages_of_any_length_fit(make_shell: Callable[..., Shell]) -> None:
+    window = make_shell()
+    window.notify("word " * 200, "warning")
+    assert window.toast.geometry().right() <= window.width()
+    assert window.toast.geometry().left() >= 0
