@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: run test bench lint env clean
+.PHONY: run test bench pictures lint env clean
 .DEFAULT_GOAL := run
 
 # With a display the window, which makes the demo pair in the background; without one the same job and its report.
@@ -28,6 +28,12 @@ test: $(VENV)/.installed-dev $(VENV)/.system
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# The pictures in README.md, from a real job on the demo pair.
+pictures: $(VENV)/.system
+	$(BIN)/python -m app demo build/demo $(DEMO)
+	$(BIN)/python -m app.screenshots build/screenshots --demo build/demo
+	cp build/screenshots/compress.png build/screenshots/run.png build/screenshots/deltas.png build/screenshots/compare.png resources/pictures/
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -103,9 +103,9 @@ def shoot(folder: Path, library: Path | None, events: Path | None, base: str, fi
         wait(lambda: window.ctx.engine.is_ready)
         settle()
         take(window, folder, "first")
+        planned: list[Any] = []
         if base and fine_tuned:
             page: Any = window.page("compress")
-            planned: list[object] = []
             page.planner.planned.connect(planned.append)
             page.open_pair(base, fine_tuned)
             wait(lambda: bool(planned))
@@ -114,7 +114,7 @@ def shoot(folder: Path, library: Path | None, events: Path | None, base: str, fi
         if playback is not None:
             name = Path(fine_tuned).name or "variant"
             window.ctx.jobs.add(name, {"base": base, "fine_tuned": fine_tuned, "output": str(data / "deltas" / name)},
-                                base_name=Path(base).name or "base", fine_tuned_name=name)
+                                planned[0].expect if planned else (), base_name=Path(base).name or "base", fine_tuned_name=name)
             window.go("run")
             wait(playback.middle.is_set)
             settle(1.5)

@@ -27,7 +27,8 @@ def test_the_tiny_demo_shows_the_manner_and_reuses_what_is_done(
 ) -> None:
     assert main(["demo", str(tmp_path / "out"), "--tiny", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["events.jsonl", "report.json", "report.md", "tiny-pirate-delta"]
+    left = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert left == ["events.jsonl", "report.json", "report.md", "tiny-pirate-delta"]
     assert said["kind"] == "tiny"
     assert said["fidelity"]["recovery"] > 0.9
     words = said["pirate_words_per_100"]
