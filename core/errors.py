@@ -114,3 +114,16 @@ class EmptyFolder(Refused):
 
 class DemoUnavailable(DeltadeckError):
     """The real demo pair can't be fetched (no package index, no pip, or not the pinned file)."""
+
+
+# ------------------------------------------------------------------------------------------- the deck
+class DeckBusy(DeltadeckError):
+    """The loaded model is in use: it answers, is switched or is fitted on, and only one of these goes at a time."""
+
+
+class SwitchFailed(DeltadeckError):
+    """A variant could not be switched on; what the parameters hold now is said in the text."""
+
+
+class NoSuchVariant(Refused):
+    """There is no variant of that name on the deck, or the name is taken."""

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from core.codecs.contract import logical
+from core.devices import give_back_memory
 from core.moments import Moments, Target
 from core.paper import fit_adamw
 from core.record import AXES, Losses, Slice, TensorRecord
 from core.solve import Fitted, Problem, expand, first_guess
-from core.stream import Batches, Hidden, Level, Use, observe, uses
+from core.stream import Batches, Hidden, Level, Remembered, Use, observe, uses
 from core.variant import Variant
 from core.weights import StagedModel, to_device
 
@@ -23,7 +24,8 @@ FEW_TOKENS = 8
 """Inputs seen below which a matrix keeps its data-free scales."""
 
 KEEP_INPUTS = 1 << 30
-"""Bytes of the fine-tune's layer inputs that may be kept, instead of being made again for each level."""
+"""Bytes of the fine-tune's layer inputs that may be kept, instead of being made again for each level; and of the
+student's results."""
 
 RESIDUAL_KINDS = ("o", "down")
 """Kinds whose outputs are added to the hidden state. Their errors count relative to that state's size, as the next norm
@@ -60,11 +62,29 @@ class BlockFitter:
         self.scales: list[Tensor] = []
         self.target_moved = False
         """Whether the fine-tune's stream is already behind this block."""
+        self.made: dict[str, tuple[bool, Tensor]] = {}
+        """The student's tensors, and whether their scales were learnt by then."""
+        self.results: list[dict[tuple[str, int], Tensor]] = []
+        if self._width(list(tuned)) * batches.tokens * 4 <= KEEP_INPUTS:
+            self.results = [{} for _ in batches.ids]
+        give_back_memory()
 
-    def parameters(self) -> dict[str, Tensor]:
+    def _width(self, parameters: list[str]) -> int:
+        """Outputs of the matrices among a block's parameters, and of attention."""
+        matrices = [self.tuned[p] for p in parameters if self.tuned[p].dim() == 2]
+        return sum(max(m.shape) for m in matrices) + max((min(m.shape) for m in matrices), default=0)
+
+    def parameters(self) -> Remembered:
         """The student's parameters of this block as they stand."""
         names = self.model.tensors(self.block)
-        return self.model.assemble(self.block, {n: to_device(self.variant.read(n), self.device) for n in names})
+        open_ones = {n for n in names if self.variant.records[n].codec == "sign" and n not in self.variant.learnt}
+        for name in names:
+            if self.made.get(name, (None,))[0] != (name not in open_ones):
+                self.made[name] = name not in open_ones, to_device(self.variant.read(name), self.device)
+        parameters = self.model.assemble(self.block, {n: tensor for n, (_, tensor) in self.made.items()})
+        prefix = self.model.skeleton.prefix(self.block)
+        changing = {p.parameter.removeprefix(prefix) for p in self.model.by_stage[self.block] if p.tensor in open_ones}
+        return Remembered(parameters, frozenset(parameters) - changing, self.results)
 
     def keep_inputs(self, all_levels: list[Level]) -> None:
         """Run the fine-tune's block once and keep what enters each matrix, if that is small enough.
@@ -94,7 +114,7 @@ class BlockFitter:
 
     def _uses(self, parameters: Mapping[str, Tensor], stream: Hidden, i: int, only: frozenset[str],
               whole: bool = False) -> Iterator[Use]:
-        return uses(self.model.skeleton, self.block, parameters, stream[i], self.batches.calls[i][self.block], only, whole)
+        return uses(self.model.skeleton, self.block, parameters, stream[i], self.batches.calls[i][self.block], only, whole, i)
 
     def groups(self, level: Level) -> dict[int | None, Group]:
         """The level's sign-coded matrices by expert."""

@@ -113,6 +113,8 @@ class Skeleton:
         text = self.config.get_text_config()
         self.tied = bool(getattr(text, "tie_word_embeddings", False))
         self.vocabulary = int(text.vocab_size)
+        self.levels: dict[Any, Any] = {}
+        """What `core.stream.levels` has found, by kind of block."""
 
     def _find_blocks(self) -> tuple[str, nn.ModuleList]:
         count = int(getattr(self.config.get_text_config(), "num_hidden_layers", 0) or 0)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from core.moments import Target
+from core.moments import Target, add_gram, mirrored
 
 ITERATIONS = 60
 """Conjugate-gradient steps at most; held-out loss stops falling long before."""
@@ -70,32 +71,47 @@ class Problem:
         """(training, held-out) of a dense change."""
         return self.training.loss(dense), self.held_out.loss(dense)
 
+    @cached_property
+    def rows(self) -> list[tuple[Tensor, Tensor]]:
+        """(S_i H S_i^T, S_i C_:i) per row (out,) in FP64, for training and held-out: all that scalar and row depend on."""
+        sums = []
+        for target in (self.training, self.held_out) if self.held_out is not self.training else (self.training,):
+            sums.append((((self.signs @ target.h) * self.signs).sum(1, dtype=torch.float64),
+                         (self.signs * target.c.T).sum(1, dtype=torch.float64)))
+        return sums if len(sums) > 1 else sums * 2
+
+    def row_losses(self, values: Tensor) -> tuple[float, float]:
+        """(training, held-out) of scales that are equal along each row: (out,) or (1,)."""
+        v = values.double()
+        training, held_out = (float((v * v * below - 2 * v * top).sum()) for below, top in self.rows)
+        return self.training.relative(training), self.held_out.relative(held_out)
+
     def solve(self, axis: str) -> Fitted:
         """Fit one axis; never worse on held-out data than the data-free guess."""
         start = first_guess(self.change, axis)
-        guess = self.losses(expand(self.signs, axis, start))
-        self.report(axis, 0, *guess)
-        solver = {"scalar": self._scalar, "row": self._row, "column": self._column, "both": self._both}[axis]
-        values, training, held_out = solver(start)
+        if axis == "column":
+            guess, (values, training, held_out) = self._conjugate_gradients(axis, self.signs, start)
+        else:
+            guess = self.row_losses(start) if axis in ("scalar", "row") else self.losses(expand(self.signs, axis, start))
+            self.report(axis, 0, *guess)
+            values, training, held_out = {"scalar": self._scalar, "row": self._row, "both": self._both}[axis](start)
         if not (held_out <= guess[1] and bool(values.isfinite().all())):
             values, (training, held_out) = start, guess
         return Fitted(axis, values, training, held_out, guess[1])
 
-    def _finished(self, axis: str, values: Tensor, iteration: int = 1) -> tuple[Tensor, float, float]:
-        training, held_out = self.losses(expand(self.signs, axis, values))
-        self.report(axis, iteration, training, held_out)
-        return values, training, held_out
-
     def _scalar(self, start: Tensor) -> tuple[Tensor, float, float]:
-        top = (self.signs * self.training.c.T).sum(dtype=torch.float64)
-        below = ((self.signs @ self.training.h) * self.signs).sum(dtype=torch.float64)
-        return self._finished("scalar", (top / below).float().reshape(1) if below > 0 else start)
+        below, top = (x.sum() for x in self.rows[0])
+        values = (top / below).float().reshape(1) if below > 0 else start
+        return self._reported("scalar", 1, values, self.row_losses(values))
 
     def _row(self, start: Tensor) -> tuple[Tensor, float, float]:
-        return self._finished("row", row_step(self.signs, self.training, start))
+        below, top = self.rows[0]
+        values = row_factors(below, top, start)
+        return self._reported("row", 1, values, self.row_losses(values))
 
-    def _column(self, start: Tensor) -> tuple[Tensor, float, float]:
-        return self._conjugate_gradients("column", self.signs, start, 0)
+    def _reported(self, axis: str, iteration: int, values: Tensor, losses: tuple[float, float]) -> tuple[Tensor, float, float]:
+        self.report(axis, iteration, *losses)
+        return values, *losses
 
     def _both(self, start: Tensor) -> tuple[Tensor, float, float]:
         outputs = self.change.shape[0]
@@ -103,19 +119,23 @@ class Problem:
         row, column = start[:outputs], start[outputs:]
         for i in range(ROUNDS):
             row = row_step(self.signs * column, self.training, row)
-            column, _, _ = self._conjugate_gradients("", self.signs * row[:, None], column, 0)
-            found = self._finished("both", torch.cat([row, column]), i + 1)
+            _, (column, _, _) = self._conjugate_gradients("", self.signs * row[:, None], column)
+            values = torch.cat([row, column])
+            found = self._reported("both", i + 1, values, self.losses(expand(self.signs, "both", values)))
             if best is None or found[2] < best[2]:
                 best = found
         assert best is not None
         return best
 
-    def _conjugate_gradients(self, axis: str, scaled: Tensor, start: Tensor, first: int) -> tuple[Tensor, float, float]:
-        """Columns for `scaled` signs by Jacobi-preconditioned conjugate gradients from `start`.
+    def _conjugate_gradients(self, axis: str, scaled: Tensor,
+                             start: Tensor) -> tuple[tuple[float, float], tuple[Tensor, float, float]]:
+        """Columns for `scaled` signs by Jacobi-preconditioned conjugate gradients from `start`: losses of that, and the best.
 
         Keeps the iterate of the lowest held-out loss: where tokens are few, stopping early is the regulariser.
         """
-        overlap = scaled.T @ scaled                    # (in, in)
+        overlap = torch.zeros_like(self.training.h)    # (in, in)
+        add_gram(overlap, scaled)
+        overlap = mirrored(overlap)
         a, held = self.training.h * overlap, self.held_out.h * overlap
         b = (self.training.c * scaled.T).sum(1)        # diag(C S)
         held_b = (self.held_out.c * scaled.T).sum(1)
@@ -126,7 +146,10 @@ class Problem:
         z = inverse * residual
         p, rz = z.clone(), float(residual @ z)
         first_rz = rz
-        best, training, held_out, stale = v.clone(), *self._quadratic(v, product, b, held_product, held_b), 0
+        guess = self._quadratic(v, product, b, held_product, held_b)
+        if axis:
+            self.report(axis, 0, *guess)
+        best, training, held_out, stale = v.clone(), *guess, 0
         for i in range(1, ITERATIONS + 1):
             ap = a @ p
             curvature = float(p @ ap)
@@ -138,7 +161,7 @@ class Problem:
             residual = residual - alpha * ap
             now, now_held = self._quadratic(v, product, b, held_product, held_b)
             if axis:
-                self.report(axis, first + i, now, now_held)
+                self.report(axis, i, now, now_held)
             if now_held < held_out:
                 stale = 0 if now_held < held_out * 0.9995 else stale + 1
                 best, training, held_out = v.clone(), now, now_held
@@ -149,7 +172,7 @@ class Problem:
             z = inverse * residual
             rz, before = float(residual @ z), rz
             p = z + (rz / before) * p
-        return best, training, held_out
+        return guess, (best, training, held_out)
 
     def _quadratic(self, v: Tensor, product: Tensor, b: Tensor, held_product: Tensor, held_b: Tensor) -> tuple[float, float]:
         return (self.training.relative(float(v @ product - 2 * (v @ b))),
@@ -157,10 +180,13 @@ class Problem:
 
 
 def row_step(scaled: Tensor, target: Target, start: Tensor) -> Tensor:
-    """Best row factors (out,) for fixed scaled signs (out, in); rows whose inputs never fire keep `start`."""
-    top = (scaled * target.c.T).sum(1)
-    below = ((scaled @ target.h) * scaled).sum(1)
-    return torch.where(below > below.mean() * 1e-8, top / below.clamp_min(1e-30), start)
+    """Best row factors (out,) for fixed scaled signs (out, in)."""
+    return row_factors(((scaled @ target.h) * scaled).sum(1), (scaled * target.c.T).sum(1), start)
+
+
+def row_factors(below: Tensor, top: Tensor, start: Tensor) -> Tensor:
+    """top / below (out,); rows whose inputs never fire keep `start`."""
+    return torch.where(below > below.mean() * 1e-8, (top / below.clamp_min(1e-30)).float(), start)
 
 
 def expand(signs: Tensor, axis: str, values: Tensor) -> Tensor:

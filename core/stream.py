@@ -7,6 +7,7 @@ the hidden states, whatever the model's depth, and each block runs a handful of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from core.products import narrow_products, narrowed
 from core.skeleton import OUTER, BlockCall, Skeleton
 from core.weights import Weights
 
@@ -80,6 +82,64 @@ class Watch(TorchFunctionMode):
             self.report(Use(name, expert, inputs.detach()))
         if self.missing is not None and parameter.dim() == 2:
             self.missing.discard(name)
+
+
+class Remembered(dict[str, Tensor]):
+    """Parameters of a block that remember results of their products, so that passes over the same data make them once.
+
+    A result is kept when nothing before it in the pass may still change: all earlier products have `final` weights.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], final: frozenset[str],
+                 results: list[dict[tuple[str, int], Tensor]]) -> None:
+        super().__init__(parameters)
+        self.final, self.results = final, results
+
+
+class _Recall(TorchFunctionMode):
+    """Takes results of products and attention of one batch over from earlier passes, or keeps them for later ones."""
+
+    def __init__(self, parameters: Remembered, batch: int) -> None:
+        super().__init__()
+        self.names = {p.data_ptr(): name for name, p in parameters.items() if p.dim() == 2}
+        self.changing = {p.untyped_storage().data_ptr() for name, p in parameters.items() if name not in parameters.final}
+        self.results = parameters.results[batch]
+        self.certain, self.calls = True, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        written = given[0] if given and _writes(func, kwargs) else kwargs.get("out")
+        if isinstance(written, Tensor):
+            for key, result in self.results.items():   # the model may write into its own copy
+                if result.untyped_storage().data_ptr() == written.untyped_storage().data_ptr():
+                    self.results[key] = result.clone()
+        changing = any(a.untyped_storage().data_ptr() in self.changing for a in given)
+        name = ""
+        if func is F.linear and len(args) > 1:
+            name = self.names.get(args[1].data_ptr(), "")
+        elif func is F.scaled_dot_product_attention:
+            name = "attention"
+        if not name or changing or not self.certain:
+            value = func(*args, **kwargs)
+            self.certain = self.certain and not (changing and isinstance(value, Tensor | tuple | list))
+            return value
+        self.calls += 1
+        key = name, self.calls
+        if key not in self.results:
+            self.results[key] = func(*args, **kwargs)
+        return self.results[key]
+
+
+def _writes(func: Any, kwargs: Any) -> bool:
+    """Whether a call changes its first argument."""
+    name = getattr(func, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or name == "__setitem__" or bool(
+        kwargs and kwargs.get("inplace"))
+
+
+def _recalled(parameters: Mapping[str, Tensor], batch: int) -> AbstractContextManager[object]:
+    return _Recall(parameters, batch) if isinstance(parameters, Remembered) and parameters.results else nullcontext()
 
 
 @dataclass
@@ -183,17 +243,15 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def narrow_products(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """A context in which matrix products run in bf16."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
-
-
 def advance(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidden: Hidden, batches: Batches,
             tick: Callable[[], None] | None = None, *, narrow: bool = False) -> None:
     """Replace all hidden states by what the block makes of them; with `narrow`, products in bf16."""
     with torch.inference_mode(), narrow_products(hidden.device, narrow):
+        if narrow:
+            parameters = narrowed(parameters)
         for i in range(len(batches.ids)):
-            hidden[i] = skeleton.run_block(block, parameters, hidden[i], batches.calls[i][block])
+            with _recalled(parameters, i):
+                hidden[i] = skeleton.run_block(block, parameters, hidden[i], batches.calls[i][block])
             if tick:
                 tick()
 
@@ -207,14 +265,15 @@ def observe(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hi
 
 
 def uses(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidden: Tensor, call: BlockCall,
-         only: frozenset[str] | None = None, whole: bool = False) -> Iterator[Use]:
-    """Matrix products of one block on one batch, in order. With `only`, those parameters' alone, and the pass ends
-    once each was seen (unless `whole`: an expert may come at any time)."""
+         only: frozenset[str] | None = None, whole: bool = False, batch: int = 0) -> Iterator[Use]:
+    """Matrix products of one block on one batch (of that number), in order. With `only`, those parameters' alone, and
+    the pass ends once each was seen (unless `whole`: an expert may come at any time)."""
     seen: list[Use] = []
     watched = {k: v for k, v in parameters.items() if v.dim() in (2, 3) and (only is None or k in only)}
+    watch = Watch(watched, seen.append, None if whole or only is None else only)
     with torch.inference_mode():
         try:
-            with Watch(watched, seen.append, None if whole or only is None else only):
+            with _recalled(parameters, batch), watch:
                 skeleton.run_block(block, parameters, hidden, call)
         except _Enough:
             pass
@@ -242,8 +301,13 @@ class Level:
 def levels(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidden: Tensor, call: BlockCall) -> list[Level]:
     """The block's matrices in the order in which data reaches them; found by running it on one batch.
 
-    Neighbours in that order that read the very same tensor form a level (q, k, v; gate, up).
+    Neighbours in that order that read the very same tensor form a level (q, k, v; gate, up). Blocks of the same class
+    and parameters have the same levels: only the first of them is run.
     """
+    like = (type(skeleton.blocks[block]), tuple(sorted((k, tuple(v.shape)) for k, v in parameters.items())))
+    known: list[Level] | None = skeleton.levels.get(like)
+    if known is not None:
+        return known
     found: list[tuple[list[str], bool, tuple[int, torch.Size]]] = []
     for use in uses(skeleton, block, parameters, hidden, call):
         if any(use.parameter in names for names, _, _ in found):
@@ -253,5 +317,6 @@ def levels(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hid
             found[-1][0].append(use.parameter)
         else:
             found.append(([use.parameter], use.expert is not None, key))
-    return [Level(tuple(names), experts) for names, experts, _ in found]
-
+    known = [Level(tuple(names), experts) for names, experts, _ in found]
+    skeleton.levels[like] = known
+    return known

@@ -22,10 +22,12 @@ from core.codecs import CODECS
 from core.codecs.scales import to_half
 from core.codecs.sign import plane_scales, split_scales
 from core.devices import has_fast_bf16
+from core.distil import distil, head_inputs
+from core.products import narrow_products, narrowed, only_added
 from core.record import TensorRecord
 from core.signs import unpack_signs
-from core.skeleton import OUTER
-from core.stream import Batches, carry, cut_batches, narrow_products
+from core.skeleton import OUTER, BlockCall
+from core.stream import Batches, carry, cut_batches
 from core.variant import Variant
 from core.weights import StagedModel, Weights, to_device
 
@@ -38,41 +40,42 @@ ROWS_AT_ONCE = 1 << 26
 
 
 class _SignedWeight(torch.autograd.Function):
-    """The variant's weight (FP32 values of its target type) as a function of the scales of all planes."""
+    """The variant's weight, rounded to its target type, as a function of the scales of all planes."""
 
     @staticmethod
-    def forward(ctx: Any, scales: Tensor, record: TensorRecord, base: Tensor, stored: dict[str, Tensor]) -> Tensor:
-        """`scales` (planes * slots,) FP32 -> the stored-layout weight."""
+    def forward(ctx: Any, scales: Tensor, record: TensorRecord, base: Tensor, stored: dict[str, Tensor],
+                dtype: torch.dtype) -> Tensor:
+        """`scales` (planes * slots,) FP32 -> the stored-layout weight, handed out as `dtype`."""
         ctx.record, ctx.signs = record, stored["signs"]
         ctx.save_for_backward(scales)
         halves = torch.cat([to_half(part, e) for part, e in zip(scales.view(record.planes, -1), record.exponents, strict=True)])
-        return CODECS["sign"].add(record, {**stored, "scale": halves}, base).float()
+        return CODECS["sign"].add(record, {**stored, "scale": halves}, base).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Sums of grad o S over what each scale covers."""
         (scales,) = ctx.saved_tensors
         record: TensorRecord = ctx.record
         result = torch.zeros_like(scales).view(record.planes, -1)
         common = grad[:record.shape[0] - record.tail]
         for plane, (signs, values) in enumerate(zip(ctx.signs, scales.view(record.planes, -1), strict=True)):
-            signed = common * unpack_signs(signs.to(grad.device), record.shape[1], dtype=torch.float32)
+            signed = common * unpack_signs(signs.to(grad.device), record.shape[1], dtype=grad.dtype)
             at = 0
             for piece, row, column in split_scales(record, values):
                 part = signed.T if record.output_dimension else signed[piece.start:piece.stop]
                 outputs = piece.stop - piece.start
                 if piece.axis == "scalar":
-                    result[plane, at] = part.sum()
+                    result[plane, at] = part.sum(dtype=torch.float32)
                 elif piece.axis == "row":
-                    result[plane, at:at + outputs] = part.sum(1)
+                    result[plane, at:at + outputs] = part.sum(1, dtype=torch.float32)
                 elif piece.axis == "column":
-                    result[plane, at:at + record.inputs] = part.sum(0)
+                    result[plane, at:at + record.inputs] = part.sum(0, dtype=torch.float32)
                 else:
                     assert row is not None and column is not None
-                    result[plane, at:at + outputs] = part @ column
-                    result[plane, at + outputs:at + outputs + record.inputs] = part.T @ row
+                    result[plane, at:at + outputs] = part.float() @ column
+                    result[plane, at + outputs:at + outputs + record.inputs] = part.T.float() @ row
                 at += piece.slots
-        return result.flatten(), None, None, None
+        return result.flatten(), None, None, None, None
 
 
 @dataclass
@@ -94,47 +97,59 @@ class Tuner:
                  objective: str = "kl", tokens_per_step: int = 1024) -> None:
         self.model, self.variant, self.target, self.device, self.objective = model, variant, target, device, objective
         self.names = [n for n in model.placements if variant.records[n].codec == "sign"]
-        self.start_scales = {n: self._scales(n) for n in self.names}
         self.offsets: dict[str, slice] = {}
-        at = 0
+        self.size = 0
+        start = []
         for name in self.names:
-            self.offsets[name] = slice(at, at + self.start_scales[name].numel())
-            at += self.start_scales[name].numel()
-        self.size = at
+            start += plane_scales(variant.records[name], variant.learnt[name])
+            self.offsets[name] = slice(self.size, sum(p.numel() for p in start))
+            self.size = self.offsets[name].stop
+        self.start = torch.cat(start).to(device) if start else torch.zeros(0, device=device)
+        """Fitted scales (all,)."""
         self.batches = cut_batches(ids, at_once=tokens_per_step) if len(ids) else Batches([], [])
         # Products of a step run in bf16 where that is fast: a gradient's noise is far above its rounding. The losses that
-        # decide anything (before, after) are always in FP32, and so is the head in a step.
+        # decide anything (before, after) are always in FP32.
         self.narrow = has_fast_bf16(device)
-        self.outer_is_fixed = not any(p.tensor in self.start_scales for p in model.by_stage.get(OUTER, []))
+        self.outer_is_fixed = not any(p.tensor in self.offsets for p in model.by_stage.get(OUTER, []))
+        self.unread: dict[int, str] = {}
+        """By block, the parameter whose product is only added to what leaves the block."""
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run: one pass over the samples."""
         return len(self.batches.ids)
 
-    def _scales(self, name: str) -> Tensor:
-
-        return torch.cat(plane_scales(self.variant.records[name], self.variant.learnt[name])).to(self.device)
-
     def fresh(self, before: float) -> TuneState:
         """The state before the first step."""
         zero = torch.zeros(self.size, device=self.device)
         return TuneState(zero, zero.clone(), zero.clone(), 0, [], before)
 
-    def stage(self, stage: int, gains: Tensor) -> dict[str, Tensor]:
-        """Parameters of a stage as a differentiable function of the gains."""
+    def scales(self, gains: Tensor) -> Tensor:
+        """All scales (all,) under given gains."""
+        return self.start * (1 + gains)
+
+    def stage(self, stage: int, scales: Tensor, leaves: dict[str, Tensor] | None = None, *,
+              narrow: bool = False) -> dict[str, Tensor]:
+        """Parameters of a stage for all scales (all,); with `narrow`, matrices in bf16.
+
+        The stage's own scales are put into `leaves`, by tensor, as what gradients flow to.
+        """
         tensors = {}
         for name in self.model.tensors(stage):
             record = self.variant.records[name]
-            if name not in self.start_scales:
+            if name not in self.offsets:
                 tensors[name] = to_device(self.variant.read(name), self.device)
                 continue
             base = self.variant.base_view(record)
             assert base is not None
             stored = {k: v.to(self.device) for k, v in self.variant.encode(record).items()}
-            scales = self.start_scales[name] * (1 + gains[self.offsets[name]])
-            tensors[name] = _SignedWeight.apply(scales, record, base.to(self.device), stored)  # type: ignore[no-untyped-call]
-        return self.model.assemble(stage, tensors)
+            own = scales[self.offsets[name]]
+            if leaves is not None:
+                own = leaves[name] = own.clone().requires_grad_(True)
+            tensors[name] = _SignedWeight.apply(own, record, base.to(self.device), stored,  # type: ignore[no-untyped-call]
+                                                torch.bfloat16 if narrow else torch.float32)
+        parameters = self.model.assemble(stage, tensors)
+        return narrowed(parameters) if narrow else parameters
 
     def prepare(self, held_out: Tensor, tick: Callable[[], None] | None = None) -> None:
         """Run the fine-tune over all samples once and keep its last hidden states."""
@@ -144,53 +159,78 @@ class Tuner:
         self.target_states = None
         if self.batches.ids:
             self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick, narrow=self.narrow)
+        head = self.target_outer.get(self.model.skeleton.output_name or "")
+        self.narrow_head = head.bfloat16() if head is not None and self.narrow else head
+        self.outer: dict[str, Tensor] | None = None
+        if self.outer_is_fixed:                        # made once, and what it has in common with the fine-tune's held once
+            self.outer = self.stage(OUTER, self.start)
+            for name, own in self.outer.items():
+                if name in self.target_outer and torch.equal(own, self.target_outer[name]):
+                    self.outer[name] = self.target_outer[name]
 
     def held_out_loss(self, gains: Tensor, tick: Callable[[], None] | None = None) -> float:
         """Mean objective per token on the held-out samples."""
-        total = 0.0
-        with torch.no_grad():
-            hidden = carry(self.model.skeleton, _Gained(self, gains), self.held_out, self.device, tick)
-            outer = self.stage(OUTER, gains)
-            for i, ids in enumerate(self.held_out.ids):
-                total += float(self._loss(outer, ids.to(self.device), hidden[i], self.target_held[i])) * ids.numel()
-        return total / self.held_out.tokens
+        return self.base_loss(_Scaled(self, self.scales(gains)), tick)
 
-    def base_loss(self, base: Weights, tick: Callable[[], None] | None = None) -> float:
-        """The same of other weights for this model (the base's)."""
-        total = 0.0
+    def base_loss(self, weights: Weights, tick: Callable[[], None] | None = None) -> float:
+        """The same of any weights for this model (the base's)."""
         with torch.no_grad():
-            hidden = carry(self.model.skeleton, base, self.held_out, self.device, tick)
-            outer = base.stage(OUTER)
-            for i, ids in enumerate(self.held_out.ids):
-                total += float(self._loss(outer, ids.to(self.device), hidden[i], self.target_held[i])) * ids.numel()
-        return total / self.held_out.tokens
+            hidden = carry(self.model.skeleton, weights, self.held_out, self.device, tick)
+            outer = weights.stage(OUTER)
+            shared = self._shared_head(outer)
+            return sum(self._loss(outer, ids.to(self.device), hidden[i], self.target_held[i], shared)[0] * ids.numel()
+                       for i, ids in enumerate(self.held_out.ids)) / self.held_out.tokens
 
-    def _loss(self, outer: Mapping[str, Tensor], ids: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
-        """Mean per token over a batch, in pieces of sequences so that logits stay small."""
-        rows = max(1, ROWS_AT_ONCE // (ids.shape[1] * self.model.skeleton.vocabulary))
-        total = hidden.new_zeros(())
+    def _shared_head(self, outer: Mapping[str, Tensor]) -> bool:
+        """Whether a model's head is the fine-tune's."""
+        name = self.model.skeleton.output_name or ""
+        own, aim = outer.get(name), self.target_outer.get(name)
+        return own is aim is not None or (own is not None and aim is not None and torch.equal(own, aim))
+
+    def _loss(self, outer: Mapping[str, Tensor], ids: Tensor, hidden: Tensor, target: Tensor, shared: bool,
+              head: Tensor | None = None) -> tuple[float, Tensor | None]:
+        """Mean per token over a batch, and the gradient into `hidden` where that asks for one.
+
+        `shared`: the student's head is the fine-tune's, for products with `head` or the student's own.
+        """
+        skeleton = self.model.skeleton
+        if shared:
+            with torch.no_grad():
+                aim = head_inputs(skeleton, self.target_outer, ids, target)
+            x = head_inputs(skeleton, outer, ids, hidden)
+            if x is not None and aim is not None:
+                x, aim = x.flatten(0, -2), aim.flatten(0, -2)
+                weight = outer[skeleton.output_name or ""] if head is None else head
+                total, slope = distil(x.detach(), aim, weight, self.objective, x.requires_grad)
+                if slope is not None:
+                    x.backward(slope / ids.numel())
+                return float(total) / ids.numel(), hidden.grad
+        rows = max(1, ROWS_AT_ONCE // (ids.shape[1] * skeleton.vocabulary))
+        mean = 0.0
         for at in range(0, len(ids), rows):
             part = slice(at, at + rows)
             with torch.no_grad():
-                wanted = self.model.skeleton.epilogue(self.target_outer, ids[part], target[part]).float()
-            logits = self.model.skeleton.epilogue(outer, ids[part], hidden[part]).float()
+                wanted = skeleton.epilogue(self.target_outer, ids[part], target[part]).float()
+            logits = skeleton.epilogue(outer, ids[part], hidden[part]).float()
             if self.objective == "mse":
                 loss = (logits - wanted).square().mean(-1).sum()
             else:
                 p = wanted.log_softmax(-1)
                 loss = (p.exp() * (p - logits.log_softmax(-1))).sum()
-            total = total + loss / ids.numel()
-        return total
+            loss = loss / ids.numel()
+            if loss.requires_grad:
+                loss.backward(retain_graph=True)       # pieces share what made the outer stage's own tensors
+            mean += float(loss.detach())
+        return mean, hidden.grad
 
     def step(self, state: TuneState, tick: Callable[[], None] | None = None) -> TuneState:
         """One optimiser step; returns the new state."""
         assert self.target_states is not None
         i = state.step
         ids = self.batches.ids[i].to(self.device)
-        gains = state.gains.clone().requires_grad_(True)
-        loss = self._forward_backward(ids, i, gains, tick)
-        assert gains.grad is not None
-        grad = gains.grad
+        scales = self.scales(state.gains)
+        loss, grad = self._forward_backward(ids, i, scales, tick)
+        grad *= self.start                             # of gains: scale = start * (1 + gain)
         beta1, beta2 = 0.9, 0.95
         first = beta1 * state.first + (1 - beta1) * grad
         second = beta2 * state.second + (1 - beta2) * grad.square()
@@ -199,55 +239,80 @@ class Tuner:
         update = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + 1e-12)
         return TuneState(state.gains - rate * update, first, second, t, [*state.losses, loss], state.before)
 
-    def _forward_backward(self, ids: Tensor, i: int, gains: Tensor, tick: Callable[[], None] | None) -> float:
+    def _forward_backward(self, ids: Tensor, i: int, scales: Tensor, tick: Callable[[], None] | None) -> tuple[float, Tensor]:
+        """The loss of a batch, and its gradient into all scales."""
+        assert self.target_states is not None
         skeleton = self.model.skeleton
+        result = torch.zeros_like(scales)
+        leaves: dict[str, Tensor] = {}
+        outer = self.stage(OUTER, scales, leaves) if self.outer is None else self.outer
         with torch.no_grad():
-            outer = self.stage(OUTER, gains.detach())
             prologue = skeleton.prologue(outer, ids)
             inputs, hidden = [], prologue.hidden
             for block in range(skeleton.depth):
                 # All that grows with depth here, so kept in bf16: a gradient's noise is far above that rounding.
                 inputs.append(hidden.bfloat16())
-                parameters = self.stage(block, gains)
+                parameters = self.stage(block, scales, narrow=self.narrow)
                 with narrow_products(self.device, self.narrow):
                     hidden = skeleton.run_block(block, parameters, hidden, prologue.calls[block]).float()
                 if tick:
                     tick()
-        leaf = hidden.detach().requires_grad_(True)
-        loss = self._loss(outer if self.outer_is_fixed else self.stage(OUTER, gains), ids, leaf, self.target_states[i])  # type: ignore[index]
-        loss.backward()
-        grad = leaf.grad
+        leaf = hidden.requires_grad_(True)
+        shared = self.outer is not None and self._shared_head(outer)
+        loss, grad = self._loss(outer, ids, leaf, self.target_states[i], shared, self.narrow_head)
         for block in reversed(range(skeleton.depth)):
-            leaf = inputs.pop().float().requires_grad_(True)
-            parameters = self.stage(block, gains)
-            with narrow_products(self.device, self.narrow):
-                out = skeleton.run_block(block, parameters, leaf, prologue.calls[block]).float()
-            out.backward(grad)
-            grad = leaf.grad
+            assert grad is not None
+            grad = self._block_backward(block, inputs.pop().float(), grad, scales, result, prologue.calls[block])
             if tick:
                 tick()
         if not self.outer_is_fixed:
-            embedded = skeleton.prologue(self.stage(OUTER, gains), ids).hidden
+            embedded = skeleton.prologue(outer, ids).hidden
             if embedded.requires_grad:                 # it does not where the head alone is learnt
                 embedded.backward(grad)
-        return float(loss.detach())
+            self._collect(leaves, result)
+        return loss, result
+
+    def _collect(self, leaves: Mapping[str, Tensor], result: Tensor) -> None:
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                result[self.offsets[name]] = leaf.grad
+
+    def _block_backward(self, block: int, hidden: Tensor, grad: Tensor, scales: Tensor, result: Tensor,
+                        call: BlockCall) -> Tensor | None:
+        """Make a block's states again and go back through it; returns the gradient into `hidden`, if anything needs it."""
+        hidden.requires_grad_(block > 0 or not self.outer_is_fixed)
+        leaves: dict[str, Tensor] = {}
+        parameters = self.stage(block, scales, leaves, narrow=self.narrow)
+        if not leaves and not hidden.requires_grad:
+            return None
+        unread = parameters.get(self.unread.get(block, ""))
+        with narrow_products(self.device, self.narrow, unread) as products:
+            out = self.model.skeleton.run_block(block, parameters, hidden, call)
+        if unread is None and products is not None and products.last is not None and only_added(out, products.last[1]):
+            self.unread.update((block, k) for k, p in parameters.items() if p.data_ptr() == products.last[0])
+        out.float().backward(grad)
+        self._collect(leaves, result)
+        gradients = [x.grad for x in (*leaves.values(), hidden) if x.grad is not None]
+        if unread is not None and not all(bool(g.isfinite().all()) for g in gradients):
+            self.unread[block] = ""                    # something else reads that product: not known from then on
+            return self._block_backward(block, hidden.detach(), grad, scales, result, call)
+        return hidden.grad
 
     def finish(self, state: TuneState) -> None:
         """Put the tuned scales into the variant."""
+        scales = self.scales(state.gains)
         for name in self.names:
             record = self.variant.records[name]
-            scales = self.start_scales[name] * (1 + state.gains[self.offsets[name]])
-            self.variant.learn_scales(record, list(scales.view(record.planes, -1)))
+            self.variant.learn_scales(record, list(scales[self.offsets[name]].view(record.planes, -1)))
 
 
-class _Gained:
-    """Weights of the variant under given gains."""
+class _Scaled:
+    """Weights of the variant under given scales."""
 
-    def __init__(self, tuner: Tuner, gains: Tensor) -> None:
-        self.tuner, self.gains = tuner, gains
+    def __init__(self, tuner: Tuner, scales: Tensor) -> None:
+        self.tuner, self.scales = tuner, scales
 
     def stage(self, stage: int) -> dict[str, Tensor]:
-        return self.tuner.stage(stage, self.gains)
-
-
-
+        if stage == OUTER and self.tuner.outer is not None:
+            return self.tuner.outer
+        return self.tuner.stage(stage, self.scales)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import Checkpoint
+from core.devices import give_back_memory
 from core.events import AnyEvent, StageStarted, TunePoint
 from core.journal import Journal
 from core.request import Request
@@ -52,6 +53,7 @@ class TuneStage:
             if entry.extra["tuned"] is not None and entry.extra["kept"] == "fitted":
                 self.desk.warn(NOT_LOWERED)
             return dict(entry.extra)
+        give_back_memory()                             # what fitting left free in between
         objective = "mse" if self.desk.request.recipe == "bitdelta" else self.desk.request.objective
         target = TensorWeights(model, self.tuned.view, self.desk.device)
         tuner = Tuner(model, variant, target, self.desk.parts["tune"], self.desk.device,
@@ -63,6 +65,7 @@ class TuneStage:
         def tick(done: float) -> Callable[[], None]:
             return lambda: self.desk.progress("tune", done, total)
         tuner.prepare(self.desk.parts["tune_held_out"], tick(1))
+        give_back_memory()
         state = self._saved(tuner)
         if state is None:
             zero = tuner.base_loss(TensorWeights(model, self._base_tensor(variant), self.desk.device), tick(2))

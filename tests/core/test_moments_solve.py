@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.moments import Moments, Target
+from core.moments import Moments, Target, add_gram, mirrored
 from core.record import AXES
 from core.solve import Problem, expand, first_guess
 
@@ -48,6 +48,19 @@ def make(n: int, inputs: int, outputs: int, seed: int = 0, drift: float = 0.05) 
     change = 0.02 * normal(outputs, inputs) * torch.exp(normal(outputs, 1)) * torch.exp(normal(inputs))
     x = normal(n, inputs) @ (torch.eye(inputs) + 0.3 * normal(inputs, inputs) / inputs**0.5)
     return Case(x, x + drift * normal(n, inputs), base, base + change)
+
+
+@pytest.mark.parametrize("width", [1, 191, 192, 500, 1300])
+def test_symmetric_sums_are_made_by_half(width: int) -> None:
+    total = torch.zeros(width, width)
+    parts = [torch.randn(n, width, generator=torch.Generator().manual_seed(n)) for n in (3, 9)]
+    for part in parts:
+        add_gram(total, part)
+    whole = torch.cat(parts)
+    found = mirrored(total)
+    assert torch.equal(found, found.T)
+    torch.testing.assert_close(found, whole.T @ whole, rtol=1e-5, atol=1e-5)
+    assert (float(total[0, -1]) == 0) == (width > 192)
 
 
 SHAPES = [(40, 7, 12), (40, 12, 7), (23, 9, 9), (11, 6, 17)]
