@@ -28,11 +28,13 @@ PATIENCE = 120.0
 class Playback:
     """Plays a recorded event stream as if a job ran, up to where it is told to stop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, delta: Path | None) -> None:
         import msgspec
 
         from core.events import AnyEvent
         self.events = [msgspec.json.decode(line, type=AnyEvent) for line in path.read_bytes().splitlines() if line.strip()]
+        self.delta = delta
+        """What the run made."""
         self.middle = threading.Event()
         """The middle of fitting is reached."""
         self.go_on = threading.Event()
@@ -49,7 +51,7 @@ class Playback:
                 self.middle.set()
                 self.go_on.wait(PATIENCE)
         end = next((e for e in self.events if isinstance(e, Finished)), None)
-        return Outcome(folder=str(request["output"]), weights_bytes=end.weights_bytes if end else 0)
+        return Outcome(folder=str(self.delta or request["output"]), weights_bytes=end.weights_bytes if end else 0)
 
 
 def wait(until: Callable[[], bool], seconds: float = PATIENCE) -> bool:
@@ -95,7 +97,8 @@ def shoot(folder: Path, library: Path | None, events: Path | None, base: str, fi
         data = Path(work)
         settings = Settings(data / "settings.json")
         settings.set(theme="light", library=str(library or data / "deltas"), page="compress")
-        playback = Playback(events) if events else None
+        made = sorted(p.parent for p in library.glob("*/delta_config.json")) if library else []
+        playback = Playback(events, made[0] if made else None) if events else None
         window = Shell(settings, Theme("light"), data, playback)
         window.resize(*size)
         window.show()
