@@ -1,0 +1,128 @@
+"""A base model in memory: loaded, measured, and let go of again; and the tokenizer files of its variants."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from core.checkpoint import Checkpoint
+from core.errors import DeltadeckError
+from core.skeleton import Skeleton
+
+_TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens_map", "added_tokens", "chat_template")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes in use: of this process (resident), and on the accelerator (0 without one)."""
+
+    process: int
+    device: int
+
+
+def memory_now(device: torch.device) -> Memory:
+    """What is in use at the moment."""
+    on_device = 0
+    if device.type == "cuda":
+        on_device = torch.cuda.memory_allocated(device)
+    elif device.type == "mps":
+        on_device = torch.mps.current_allocated_memory()
+    return Memory(psutil.Process().memory_info().rss, on_device)
+
+
+def load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
+    """The model of an opened checkpoint, in the type it is stored in, ready to answer.
+
+    Its parameters lie in memory of their own, not in the mapped file, so that what is reported is what is used and nothing
+    that happens to the file reaches them. Raises `DeltadeckError` when memory runs out.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto", local_files_only=True,
+                                                     trust_remote_code=False, use_safetensors=True)
+        model.eval().requires_grad_(False)
+        if device.type == "cpu":
+            for parameter in model.parameters():
+                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+        else:
+            model.to(device)
+        give_back()                                    # what loading leaves behind, the mapped file above all
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeltadeckError(f"The memory of '{device}' is too small for '{checkpoint.source}'.", f"It said: {error}.",
+                             "Close other programs, or use another device.") from error
+    return model
+
+
+def key_of(model: nn.Module, module: nn.Module | None, leaf: str = "weight") -> str:
+    """Name of a module's parameter in the model; empty without a module."""
+    return next((f"{name}.{leaf}" for name, m in model.named_modules() if m is module), "") if module is not None else ""
+
+
+def is_one(model: Any, one: str, other: str) -> bool:
+    """Whether two parameters are the same tensor."""
+    return bool(one and other) and model.get_parameter(one) is model.get_parameter(other)
+
+
+def skeleton_of(checkpoint: Checkpoint) -> Skeleton:
+    """The shape of a checkpoint's model; raises `UnsupportedModel`."""
+    return Skeleton(checkpoint.config)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, as far as the allocators know how."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):            # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def brings_tokenizer(sidecars: Mapping[str, Path]) -> bool:
+    """Whether any of these files shapes a tokenizer or a chat template."""
+    return any(name.startswith(_TOKENIZER) or name.endswith(".model") for name in sidecars)
+
+
+def load_tokenizer(files: Mapping[str, Path]) -> Any:
+    """The tokenizer that these files (by name) make, with its chat template; None when there is none among them.
+
+    Raises `DeltadeckError` for files that transformers can't use.
+    """
+    from transformers import AutoTokenizer
+
+    if not brings_tokenizer(files):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in files.items():
+            shutil.copyfile(path, Path(folder) / name)
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DeltadeckError("The tokenizer can't be loaded.", f"transformers said: {first}.",
+                                 "Get the files again, or check that they belong to this model.") from error
+
+
+def load_generation_config(files: Mapping[str, Path], fallback: Any) -> Any:
+    """generation_config.json among the files, else `fallback`."""
+    from transformers import GenerationConfig
+
+    path = files.get("generation_config.json")
+    if path is None:
+        return fallback
+    try:
+        return GenerationConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DeltadeckError(f"'{path}' can't be used.", f"transformers said: {error}.", "Get the file again.") from error
