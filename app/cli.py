@@ -200,6 +200,34 @@ def export(
     _carry_out(json, lambda terminal: commands.export(terminal, delta, base, output))
 
 
+@app.command(rich_help_panel="Use", epilog=_examples(
+    "deltadeck chat ./base ./my-delta ./other-delta", "echo 'Who are you?' | deltadeck chat ./base ./my-delta --json"))
+def chat(
+    base: Base,
+    deltas: Annotated[list[Path] | None, typer.Argument(metavar="[DELTA]...", show_default=False,
+                                                        help="Deltas of it, or whole fine-tunes, to put on the deck.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    system: Annotated[str, typer.Option(metavar="TEXT", help="The system prompt.", show_default=False)] = "",
+    temperature: Annotated[float, typer.Option(help="How freely tokens are drawn; 0 takes the likeliest.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this share; 1 is off.")] = 0.9,
+    top_k: Annotated[int, typer.Option(help="Draw from so many of the likeliest tokens; 0 is off.")] = 40,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 keeps it from repeating itself.")] = 1.05,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Longest answer.")] = 256,
+    seed: Annotated[int | None, typer.Option(metavar="N", show_default="another one each time",
+                                             help="The same seed gives the same answers.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer on stdout.")] = False,
+) -> None:
+    """Talk with a base and its variants, switched in milliseconds. /help lists what can be typed beside messages.
+
+    From a pipe each line is a message. Ctrl-C stops an answer, not the program.
+    """
+    from app import chatting
+
+    options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty,
+               "max_new_tokens": max_tokens, "seed": seed}
+    _carry_out(json, lambda terminal: chatting.chat(terminal, base, deltas or [], device, system, options))
+
+
 @app.command(rich_help_panel="Look", epilog=_examples(
     "deltadeck evaluate ./my-delta --base ./base --fine-tuned ./ft",
     "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json"))

@@ -64,7 +64,7 @@ Ask = Callable[..., tuple[int, dict[str, Any], str]]
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    commands = ("plan", "compress", "resume", "inspect", "verify", "export", "evaluate", "bench", "demo")
+    commands = ("plan", "compress", "resume", "inspect", "verify", "export", "evaluate", "bench", "chat", "demo", "window")
     assert all(f" {command} " in shown for command in commands)
     for command in commands:
         assert main([command, "--help"]) == 0
