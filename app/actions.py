@@ -26,6 +26,18 @@ class Act(StrEnum):
     DEMO = "demo"
     IMPORT = "import"
     SEARCH = "search"
+    NEW_CHAT = "new-chat"
+    CHATS = "chats"
+    STOP = "stop"
+    SWITCH_1 = "switch-1"
+    SWITCH_2 = "switch-2"
+    SWITCH_3 = "switch-3"
+    SWITCH_4 = "switch-4"
+    SWITCH_5 = "switch-5"
+    SWITCH_6 = "switch-6"
+    SWITCH_7 = "switch-7"
+    SWITCH_8 = "switch-8"
+    SWITCH_9 = "switch-9"
     LARGER = "larger"
     SMALLER = "smaller"
     NORMAL = "normal"
@@ -44,8 +56,12 @@ class Spec:
     keys: tuple[str, ...] = ()
     icon: str = ""
     group: str = "Window"
+    listed: bool = True
+    """Whether the key table has a line for it."""
 
 
+SWITCHES = (Act.SWITCH_1, Act.SWITCH_2, Act.SWITCH_3, Act.SWITCH_4, Act.SWITCH_5, Act.SWITCH_6, Act.SWITCH_7, Act.SWITCH_8,
+            Act.SWITCH_9)
 SPECS: dict[Act, Spec] = {
     Act.COMPRESS: Spec("Compress", ("Alt+1",), "compress", "Pages"),
     Act.RUN: Spec("Run", ("Alt+2",), "run", "Pages"),
@@ -59,6 +75,11 @@ SPECS: dict[Act, Spec] = {
     Act.CANCEL: Spec("Cancel the running job", ("Ctrl+.",), "close", "Run"),
     Act.IMPORT: Spec("Import a delta", ("Ctrl+I",), "import", "Deltas"),
     Act.SEARCH: Spec("Search deltas", ("Ctrl+F",), "search", "Deltas"),
+    Act.NEW_CHAT: Spec("New chat", ("Ctrl+N",), "plus", "Chat"),
+    Act.CHATS: Spec("Conversations", ("Ctrl+H",), "clock", "Chat"),
+    Act.STOP: Spec("Stop the answer", ("Esc",), "stop", "Chat"),
+    **{act: Spec(f"Switch to variant {n}, and so on to Ctrl+9" if n == 1 else f"Switch to variant {n}", (f"Ctrl+{n}",), "swap",
+                 "Chat", n == 1) for n, act in enumerate(SWITCHES, 1)},
     Act.LARGER: Spec("Larger text", ("Ctrl++", "Ctrl+="), "plus", "Window"),
     Act.SMALLER: Spec("Smaller text", ("Ctrl+-",), "", "Window"),
     Act.NORMAL: Spec("Normal text size", ("Ctrl+0",), "", "Window"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlparse
 
+from app.paths import expanded
 from app.words import count, size
 
 if TYPE_CHECKING:
@@ -125,13 +126,13 @@ def folder_of(path: Path) -> Path:
 
 def source_of(text: str) -> str:
     """A source as a job keeps it: local folders by their full path, whatever the working folder is later."""
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() or not is_hub_id(text) else text
+    path = expanded(text)
+    return str(path.absolute()) if os.path.exists(path) or not is_hub_id(text) else text
 
 
 def name_of(source: str) -> str:
     """What a checkpoint is called: the last part of its folder or id."""
-    if is_hub_id(source) and not Path(source).exists():
+    if is_hub_id(source) and not os.path.exists(source):
         return source.partition("@")[0].rpartition("/")[2]
     return Path(source).name or source
 
@@ -166,8 +167,8 @@ def list_choices(recent: Iterable[str], demo_folder: Path | None = None, cache: 
     by_source = {c.source: c for c in cached}
     found: list[Choice] = []
     for source in recent:
-        path = Path(source).expanduser()
-        if path.is_dir():
+        path = expanded(source)
+        if os.path.isdir(path):
             found.append(Choice(source, name_of(source), "Recent", weight_bytes(path), shown_source(source)))
         elif (known := by_source.get(source.partition("@")[0])) is not None:
             found.append(Choice(source, known.name, "Recent", known.bytes, source))
@@ -231,8 +232,8 @@ def likely_bases(choices: Iterable[Choice], tuned: CheckpointFacts, limit: int =
 
 
 def _local_folder(source: str) -> Path | None:
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = expanded(source)
+    if os.path.isdir(path):
         return path
     from huggingface_hub import try_to_load_from_cache
 

@@ -14,6 +14,7 @@ from app.tasks import Engine, Tasks
 from app.theme import Theme
 
 if TYPE_CHECKING:
+    from app.chat.session import ChatSession
     from app.jobs.manager import JobManager
     from app.library.store import Library
 
@@ -35,3 +36,4 @@ class Context:
     notify: Callable[[str, str], None]
     show_error: Callable[[object], None]
     """Show an `app.tasks.Failure` in a dialog with its details to copy."""
+    chat: ChatSession

@@ -66,6 +66,7 @@ QPushButton[look="ghost"]:hover { background: $hover_surface; color: $text; }
 QPushButton[look="ghost"]:focus { border: 2px solid $accent; padding: 0 7px; }
 QPushButton[look="ghost"]:disabled { background: transparent; }
 QPushButton[dense="true"] { min-height: ${dense}px; }
+QPushButton[dense="true"]:focus { min-height: ${dense_focus}px; }
 QPushButton[tone="danger"] { color: $danger; } QPushButton[tone="danger"]:disabled { color: $faded; }
 QPushButton::menu-indicator { width: 0; image: none; }
 
@@ -148,7 +149,7 @@ QMenu::item { padding: 6px 24px 6px 10px; border-radius: 4px; } QMenu::item:sele
 QMenu::item:disabled { color: $faded; } QMenu::separator { height: 1px; background: $line; margin: 4px 8px; }
 QMenu::icon { padding-left: 8px; }
 
-QScrollArea { background: transparent; border: none; }
+QScrollArea { background: transparent; border: none; } QAbstractScrollArea::corner { background: transparent; border: none; }
 QScrollArea > QWidget > QWidget[look="body"] { background: transparent; }
 QScrollBar:vertical { background: transparent; width: 10px; margin: 2px; }
 QScrollBar:horizontal { background: transparent; height: 10px; margin: 2px; }
@@ -168,6 +169,24 @@ QTableView[look="tight"] QHeaderView::section { padding: 4px 2px; }
 
 /* AxisMapCard: pages of a card */
 QStackedWidget[look="clear"] { background: transparent; }
+
+/* Chat: the prompt's bar, letters of columns, their heads, the composer, the drawer */
+QFrame[look="prompt"] { background: $prompt; border-radius: 8px; }
+QLabel[look="letter"] { background: $accent; color: $accent_text; border-radius: 4px; font-size: ${tick_px}px; font-weight: 600;
+  padding: 1px 5px; }
+QPushButton[look="side"] { background: transparent; border: none; border-bottom: 2px solid $line; border-radius: 0;
+  text-align: left; padding: 0; }
+QPushButton[look="side"]:hover { background: $hover_surface; }
+QPushButton[look="side"][chosen="true"] { border-bottom: 2px solid $accent; }
+QPushButton[look="side"]:focus { border: 2px solid $accent; border-radius: 6px; padding: 0; }
+QFrame[look="composer"] { background: $raised; border: 1px solid $line_strong; border-radius: 8px; }
+QFrame[look="composer"][focused="true"] { border: 1px solid $accent; }
+QPushButton[dense="composer"] { min-height: ${control}px; }
+QFrame[look="drawer"] { background: $raised; border: none; border-left: 1px solid $line; border-top: 1px solid $line;
+  border-top-left-radius: 8px; }
+QPlainTextEdit[look="plain"]:focus { border: none; padding: 0; }
+QLineEdit[look="field"] { padding: 0 7px; font-weight: 500; min-height: ${dense}px; }
+QLineEdit[look="field"]:focus { padding: 0 6px; }
 """)
 
 
@@ -186,10 +205,10 @@ def style_sheet(theme: Theme, icons: dict[str, str]) -> str:
         "success_tint": mix("success", 0.12), "warning_tint": mix("warning", 0.12), "danger_tint": mix("danger", 0.12),
         "track": mix("text-faded", 0.14), "quiet": mix("text-faded", 0.42), "well": mix("text-faded", 0.09),
         "hover": mix("text-faded", 0.08), "press": mix("text-faded", 0.18), "hover_surface": mix("text-faded", 0.10, "surface"),
-        "disabled": mix("text-faded", 0.10),
+        "disabled": mix("text-faded", 0.10), "prompt": mix("text-faded", 0.08, "surface"),
         "accent_hover": mix("accent", 0.9, "text"), "accent_press": mix("accent", 0.8, "text"),
     }
     lengths = {f"{size}_px": theme.px(px) for size, px in SIZES.items()}
-    heights = {"control": theme.px(30), "form": theme.px(28), "dense": theme.px(26), "primary": theme.px(34),
-               "segment": theme.px(26), "step_r": theme.px(11)}
+    heights = {"control": theme.px(30), "form": theme.px(28), "dense": theme.px(26), "dense_focus": theme.px(26) - 2,
+               "primary": theme.px(34), "segment": theme.px(26), "step_r": theme.px(11)}
     return _SHEET.substitute(roles | {k: str(v) for k, v in (lengths | heights).items()} | icons | {"mono": theme.mono_family})

@@ -30,10 +30,15 @@ def page_makers() -> dict[str, Callable[[Context], QWidget]]:
         from app.pages.compare import ComparePage
         return ComparePage(ctx)
 
+    def chat(ctx: Context) -> QWidget:
+        from app.pages.chat import ChatPage
+        return ChatPage(ctx)
+
     def settings(ctx: Context) -> QWidget:
         from app.pages.settings import SettingsPage
         return SettingsPage(ctx)
-    return {"compress": compress, "run": run, "deltas": deltas, "compare": compare, "settings": settings}
+    return {"compress": compress, "run": run, "deltas": deltas, "compare": compare, "chat": chat,
+            "settings": settings}
 
 
 class RailItem(QPushButton):

@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 from PySide6.QtCore import QObject, Signal
 
+from app.paths import expanded
+
 ZOOMS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
 RECENT = 12
 
@@ -29,6 +31,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Of the window, in Qt's own packed form, base64."""
     page: str = "compress"
     splitters: dict[str, list[int]] = {}
+    chat_drawer: bool = True
+    chat_last: str = ""
+    """The conversation that was open last, by id."""
+    chat_presets: dict[str, dict[str, float]] = {}
+    """Sampling that was kept under a name."""
     columns: dict[str, str] = {}
     """Header states of tables by name, base64."""
 
@@ -58,13 +65,15 @@ class Settings(QObject):
             found = msgspec.json.decode(self.path.read_bytes(), type=Options)
         except FileNotFoundError:
             return Options()
-        except (OSError, msgspec.DecodeError) as e:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             aside = self.path.with_suffix(".broken")
             with suppress(OSError):
                 self.path.replace(aside)
             self.message = f"The settings could not be read ({e}), so the defaults are in force. The old file is {aside}."
             return Options()
-        return msgspec.structs.replace(found, zoom=min(max(found.zoom, ZOOMS[0]), ZOOMS[-1]))
+        # A folder that can't be one (no whole path, a name too long for any disk) would fail wherever it is looked at.
+        library = found.library if _can_be_folder(found.library) else Options().library
+        return msgspec.structs.replace(found, zoom=min(max(found.zoom, ZOOMS[0]), ZOOMS[-1]), library=library)
 
     def set(self, **values: object) -> None:
         """Change some options and keep them."""
@@ -82,13 +91,13 @@ class Settings(QObject):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             work.write_bytes(msgspec.json.format(msgspec.json.encode(self.options)))
             work.replace(self.path)
-        except OSError as e:
+        except (OSError, UnicodeEncodeError) as e:     # a folder's name may hold bytes that are no text
             self.problem.emit(f"The settings could not be saved: {e}.")
 
     @property
     def library(self) -> Path:
         """The folder that new deltas go to and that the Deltas page lists."""
-        return Path(self.options.library).expanduser()
+        return expanded(self.options.library)
 
     def remember(self, source: str) -> None:
         """Put a checkpoint at the head of the recent ones."""
@@ -101,3 +110,8 @@ class Settings(QObject):
             return
         near = min(range(len(ZOOMS)), key=lambda i: abs(ZOOMS[i] - self.options.zoom))
         self.set(zoom=ZOOMS[min(len(ZOOMS) - 1, max(0, near + step))])
+
+
+def _can_be_folder(text: str) -> bool:
+    path = expanded(text)
+    return path.is_absolute() and len(os.fsencode(path)) < 4000 and all(len(os.fsencode(p)) <= 255 for p in path.parts)

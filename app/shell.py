@@ -23,6 +23,8 @@ from PySide6.QtWidgets import (
 )
 
 from app.actions import SPECS, Act, Actions
+from app.chat.engine import Engine as ChatEngine
+from app.chat.session import ChatSession
 from app.context import Context
 from app.crash import ErrorDialog
 from app.icons import Icons
@@ -30,6 +32,7 @@ from app.jobs.manager import JobManager
 from app.jobs.queue import QueueItem, State
 from app.jobs.worker import Runner
 from app.library.store import Library
+from app.paths import expanded
 from app.qss import style_sheet
 from app.rail import RailItem, page_makers
 from app.settings import Settings
@@ -45,6 +48,7 @@ from app.words import count
 def ask(parent: QWidget, title: str, text: str, more: str, yes: str, no: str) -> bool:
     """A question with two answers in words; Escape and Enter take the harmless one."""
     box = QMessageBox(QMessageBox.Icon.Question, title, text, parent=parent)
+    box.setTextFormat(Qt.TextFormat.PlainText)         # names come from elsewhere and are no mark-up
     box.setInformativeText(more)
     chosen = box.addButton(yes, QMessageBox.ButtonRole.DestructiveRole)
     harmless = box.addButton(no, QMessageBox.ButtonRole.RejectRole)
@@ -54,14 +58,15 @@ def ask(parent: QWidget, title: str, text: str, more: str, yes: str, no: str) ->
     return box.clickedButton() is chosen
 
 
-RAIL = (Act.COMPRESS, Act.RUN, Act.DELTAS, Act.COMPARE)
+RAIL = (Act.COMPRESS, Act.RUN, Act.DELTAS, Act.COMPARE, Act.CHAT)
 SMALLEST = QSize(1024, 640)
 
 
 class Shell(QMainWindow):
     """The window. Owns the services and hands them to the pages. `runner` runs the jobs, the engine's unless given."""
 
-    def __init__(self, settings: Settings, theme: Theme, data: Path, runner: Runner | None = None) -> None:
+    def __init__(self, settings: Settings, theme: Theme, data: Path, runner: Runner | None = None,
+                 chat_engine: ChatEngine | None = None) -> None:
         super().__init__()
         self.setWindowTitle("Deltadeck")
         self.setObjectName("deltadeck")
@@ -71,8 +76,9 @@ class Shell(QMainWindow):
         engine = Engine(tasks, self)
         jobs = JobManager(data, runner, self)
         library = Library(settings, tasks, engine, jobs, data, self)
+        chat = ChatSession(chat_engine, self)
         self.ctx = Context(settings, theme, icons, Actions(self, icons), tasks, engine, jobs, library, data, self.go,
-                           self.notify, self.show_error)
+                           self.notify, self.show_error, chat)
         self.setWindowIcon(icons.icon("deltadeck", "accent", 32))
         self.setMinimumSize(SMALLEST)
         self._dress()
@@ -138,8 +144,7 @@ class Shell(QMainWindow):
         ctx = self.ctx
         for act in (*RAIL, Act.SETTINGS):
             ctx.actions.on(act, partial(self.go, act.value.removeprefix("go-")))
-        ctx.actions[Act.CHAT].setVisible(False)
-        ctx.actions[Act.CHAT].setEnabled(False)
+        ctx.actions.enable(Act.STOP, False, "nothing is being written")
         ctx.actions.on(Act.LARGER, partial(ctx.settings.step_zoom, 1))
         ctx.actions.on(Act.SMALLER, partial(ctx.settings.step_zoom, -1))
         ctx.actions.on(Act.NORMAL, partial(ctx.settings.step_zoom, 0))
@@ -149,7 +154,9 @@ class Shell(QMainWindow):
         ctx.actions.on(Act.PAUSE, self._pause_or_resume)
         ctx.actions.on(Act.CANCEL, self._cancel_current)
         ctx.actions.on(Act.DEMO, partial(self._on_page, "compress", "open_demo"))
-        ctx.actions.on(Act.START, partial(self._on_page, "compress", "start"))
+        ctx.actions.on(Act.START, self._start)
+        ctx.actions.on(Act.NEW_CHAT, partial(self._on_page, "chat", "new_chat"))
+        ctx.actions.on(Act.CHATS, partial(self._on_page, "chat", "show_history"))
         ctx.actions.on(Act.IMPORT, partial(self._on_page, "deltas", "ask_import"))
         ctx.actions.on(Act.SEARCH, partial(self._on_page, "deltas", "focus_search"))
         ctx.settings.changed.connect(self._setting_changed)
@@ -165,8 +172,10 @@ class Shell(QMainWindow):
         ctx.library.select_asked.connect(lambda *_: self.go("deltas"))
         ctx.library.compare_asked.connect(lambda *_: self.go("compare"))
         ctx.engine.failed.connect(self.show_error)
+        ctx.chat.open_asked.connect(partial(self.go, "chat"))
         self.strip.opened.connect(self._open_queue)
         self.panel.picked.connect(self._show_job)
+        self.strip.picked.connect(self._show_job)
         self._job_changed()
 
     # ------------------------------------------------------------------------------------------------ pages
@@ -206,6 +215,13 @@ class Shell(QMainWindow):
         if call is not None:
             call()
 
+    def _start(self) -> None:
+        """Add the job to the queue; on the Chat page, send."""
+        if self.current_page() == "chat":
+            self._on_page("chat", "send")
+        else:
+            self._on_page("compress", "start")
+
     def _place_strip(self) -> None:
         # The Run page shows the running job at length: the strip would say it twice.
         alone = len([i for i in self.ctx.jobs.items() if not i.is_ended]) <= 1
@@ -217,7 +233,7 @@ class Shell(QMainWindow):
     def open_paths(self, paths: Sequence[str]) -> None:
         """Open folders given at start: deltas are offered to the library, checkpoints fill the pickers."""
         for text in paths:
-            path = Path(text).expanduser().absolute()
+            path = expanded(text).absolute()
             page = "deltas" if (path / "delta_config.json").is_file() else "compress"
             self.go(page)
             take = getattr(self._pages[page], "take", None)
@@ -288,7 +304,10 @@ class Shell(QMainWindow):
 
     def _pause_or_resume(self) -> None:
         jobs = self.ctx.jobs
-        if (current := jobs.current()) is not None:
+        shown = getattr(self._pages["run"], "item", None) if self.current_page() == "run" else None
+        if isinstance(shown, QueueItem) and shown.can_resume:  # what is on screen comes before what runs
+            jobs.resume(shown.id)
+        elif (current := jobs.current()) is not None:
             jobs.pause(current.id)
         elif (paused := next((i for i in jobs.items() if i.can_resume), None)) is not None:
             jobs.resume(paused.id)
@@ -344,8 +363,11 @@ class Shell(QMainWindow):
 
     # ----------------------------------------------------------------------------------------------- place
     def _restore_place(self) -> None:
-        options = self.ctx.settings.options
-        if not (options.geometry and self.restoreGeometry(QByteArray(base64.b64decode(options.geometry)))):
+        try:
+            kept = base64.b64decode(self.ctx.settings.options.geometry)
+        except ValueError:                             # damaged, or changed by hand
+            kept = b""
+        if not (kept and self.restoreGeometry(QByteArray(kept))):
             screen = QGuiApplication.primaryScreen().availableGeometry()
             size = QSize(min(1440, screen.width()), min(900, screen.height()))
             self.resize(size)
@@ -373,6 +395,10 @@ class Shell(QMainWindow):
         else:
             self.hide()                                # what still loads in the background may take a moment to end
         self._quitting = True
+        self.ctx.chat.close()
+        for page in self._pages.values():
+            if (close_down := getattr(page, "close_down", None)) is not None:
+                close_down()
         self.ctx.jobs.shutdown()
         self.ctx.tasks.shutdown()
         self.ctx.library.close()

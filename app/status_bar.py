@@ -8,12 +8,16 @@ import psutil
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QFrame, QProgressBar, QWidget
 
+from app.chat.conversations import milliseconds
+from app.chat.engine import Switch
 from app.context import Context
 from app.jobs.queue import State
 from app.tasks import Failure, Task
 from app.widgets.basics import ElidedLabel, IconLabel, label, row
 from app.words import about
 
+SWITCH_SHOWN = 10_000
+"""Milliseconds for which the Chat page tells of a switch; then it stands here."""
 _VERBS = {"tune": "Tuning", "write": "Writing", "plan": "Planning", "prepare": "Preparing"}
 
 
@@ -38,8 +42,13 @@ class StatusBar(QFrame):
         self._words.setProperty("step", "small")
         self._words.setProperty("tone", "faded")
         self._memory, self._device = label(size="small", tone="faded"), label(size="small", tone="faded")
-        line = row(self._icon, self._job, self._bar, self._words, IconLabel(ctx.icons, "memory", size=16), self._memory, 12,
-                   IconLabel(ctx.icons, "chip", size=16), self._device, gap=8, margins=(16, 0, 16, 0))
+        self._deck_icon = IconLabel(ctx.icons, "deltas", size=16)
+        self._base, self._variant = label(size="small", tone="faded"), label(size="small", weight=600)
+        self._switch_time = label(size="small", tone="faded")
+        line = row(self._icon, self._job, self._bar, self._words, self._deck_icon, self._base, self._variant, self._switch_time,
+                   12, IconLabel(ctx.icons, "memory", size=16), self._memory, 12, IconLabel(ctx.icons,
+                   "chip", size=16), self._device,
+                   gap=8, margins=(16, 0, 16, 0))
         line.setStretch(3, 1)
         self.setLayout(line)
         self.setFixedHeight(t.px(28))
@@ -55,8 +64,14 @@ class StatusBar(QFrame):
         ctx.jobs.queue_changed.connect(self.show_job)
         ctx.engine.ready.connect(self._ask_devices)
         ctx.engine.ready.connect(self.show_job)
+        self._told = QTimer(self, singleShot=True, interval=SWITCH_SHOWN)
+        self._told.timeout.connect(self._tell_switch)
+        self._last_switch = ""
+        ctx.chat.changed.connect(self.show_deck)
+        ctx.chat.switched.connect(self._switched)
         self.measure()
         self.show_job()
+        self.show_deck()
 
     def _resize(self) -> None:
         self.setFixedHeight(self._ctx.theme.px(28))
@@ -66,6 +81,28 @@ class StatusBar(QFrame):
         used, whole = self._process.memory_info().rss, psutil.virtual_memory().total
         self._memory.setText(f"RAM {used / 1e9:.1f} of {whole / 1e9:.1f} GB")
         self._memory.setToolTip("Memory that Deltadeck uses, checkpoints mapped from disk included, of the machine's")
+
+    def show_deck(self) -> None:
+        """The loaded base, and who answers."""
+        chat = self._ctx.chat
+        ready = chat.state == "ready" and chat.facts is not None
+        for part in (self._deck_icon, self._base, self._variant, self._switch_time):
+            part.setVisible(ready)
+        if ready and chat.facts is not None:
+            self._base.setText(chat.base_name)
+            names = ["Base" if n == "base" else n for n in dict.fromkeys(chat.facts.current.split(", "))]
+            self._variant.setText(", ".join(names))
+            self._base.setToolTip(f"Loaded in Chat: {chat.base_name}, {chat.facts.weights / 1e6:,.0f} MB of parameters")
+        else:
+            self._switch_time.setText("")
+
+    def _switched(self, switch: Switch) -> None:
+        self._last_switch = f"switched in {milliseconds(switch.seconds)}"
+        self._switch_time.setText("")                  # the Chat page says it first
+        self._told.start()
+
+    def _tell_switch(self) -> None:
+        self._switch_time.setText(self._last_switch)
 
     def show_job(self, *_: object) -> None:
         """The running job, or what there is instead."""

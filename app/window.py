@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 
 def open_window(arguments: Sequence[str] = ()) -> int:
@@ -31,11 +32,12 @@ def open_window(arguments: Sequence[str] = ()) -> int:
     app.setDesktopFileName("deltadeck")
     app.setStyle("Fusion")
     data = data_folder()
-    data.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):                            # said below: no lock can be taken there either
+        data.mkdir(parents=True, exist_ok=True)
     lock = QLockFile(str(data / "window.lock"))
     lock.setStaleLockTime(0)                           # only a process that is gone leaves one behind
     if not lock.tryLock(100):
-        QMessageBox.information(None, "Deltadeck", "Deltadeck is open already.\n\nIts queue and library belong to that window.")
+        QMessageBox.information(None, "Deltadeck", _why_not(data, lock.error() is QLockFile.LockError.LockFailedError))
         return 1
     settings = Settings(data / "settings.json")
     theme = Theme(settings.options.theme, settings.options.zoom)
@@ -58,6 +60,14 @@ def open_window(arguments: Sequence[str] = ()) -> int:
     finally:
         guard.remove()
         lock.unlock()
+
+
+def _why_not(data: Path, is_open: bool) -> str:
+    """Why the window can't open."""
+    if is_open:
+        return "Deltadeck is open already.\n\nIts queue and library belong to that window."
+    return (f"Deltadeck keeps its queue and settings in '{data}', and that folder can't be written to.\n\n"
+            "Make it writable, or name another one in DELTADECK_DATA.")
 
 
 def _nothing() -> None:

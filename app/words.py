@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,8 @@ def program() -> str:
         return NAME
     script = shutil.which(NAME, path=str(Path(sys.executable).parent))
     return shlex.quote(short_path(Path(script))) if script else NAME
+
+
+def plain_tip(text: str) -> str:
+    """A tooltip that shows a text as it is: names and notes come from elsewhere and are no mark-up."""
+    return f"<p style='white-space:pre-wrap'>{escape(text)}</p>" if "<" in text or "&" in text else text

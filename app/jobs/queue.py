@@ -162,7 +162,13 @@ def read_queue(path: Path) -> tuple[list[QueueItem], str]:
         except OSError as e:
             return [], f"The job queue '{path}' is damaged and could not be set aside: {e.strerror or e}."
         return [], f"The job queue was damaged: it begins empty, and the old file is kept as '{kept}'."
-    return [_after_restart(item) for item in found.items], ""
+    return [_after_restart(_bounded(item)) for item in found.items], ""
+
+
+def _bounded(item: QueueItem) -> QueueItem:
+    # What was changed by hand or by a fault must not be more than a progress bar can show.
+    fraction = min(1.0, max(0.0, item.fraction))
+    return item if fraction == item.fraction else msgspec.structs.replace(item, fraction=fraction)
 
 
 def _after_restart(item: QueueItem) -> QueueItem:
@@ -171,7 +177,7 @@ def _after_restart(item: QueueItem) -> QueueItem:
     if item.state not in (State.RUNNING, State.PAUSING):
         return item
     # A job never starts where something stands already, and its delta appears in one rename: it is there, so it was done.
-    if (item.output / "delta_config.json").is_file():
+    if os.path.isfile(item.output / "delta_config.json"):
         return msgspec.structs.replace(item, state=State.DONE, folder=str(item.output), fraction=1.0, seconds_left=None)
     return msgspec.structs.replace(item, state=State.INTERRUPTED, seconds_left=None)
 

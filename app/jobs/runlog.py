@@ -32,9 +32,15 @@ def layer_text(row: LayerRow) -> str:
 
 def fit_text(rows: list[LayerRow]) -> str:
     """`Fit done: row 148, column 62`."""
-    won = Counter(row.winner for row in rows if row.state == "done" and row.winner)
+    won = Counter(row.winner for row in rows if row.state == "done" and row.winner and row.block is not None)
     names = {"both": "row x column", "lowrank": "low rank"}
     return "Fit done" + (": " if won else "") + ", ".join(f"{names.get(w, w)} {n}" for w, n in won.most_common())
+
+
+def kept_text(number: int, total: int | None = None) -> str:
+    """`28 layers keep their mean change`, or `28 of 29 layers keep their mean change`."""
+    of = count(number if total is None else total, "layer")
+    return f"{of if total is None else f'{number:,} of {of}'} {'keeps its' if number == 1 else 'keep their'} mean change"
 
 
 def tune_text(objective: str, before: float | None, after: float, is_start: bool) -> str:

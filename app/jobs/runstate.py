@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -13,8 +14,9 @@ import msgspec
 from app.jobs.buffer import Batch
 from app.jobs.curves import CurveStore, CurveView
 from app.jobs.queue import Failure, State
-from app.jobs.runlog import LogEntry, done_text, fit_text, layer_text, stage_text, tune_text
-from app.models.layers import LayerRow, as_state, margin_of, winner_of
+from app.jobs.rows import fitted_row, kept_row
+from app.jobs.runlog import LogEntry, done_text, fit_text, kept_text, layer_text, stage_text, tune_text
+from app.models.layers import LayerRow, as_state
 from app.words import count
 from core.events import AnyEvent, Finished, LayerFitted, LayerStarted, Progress, StageStarted, TunePoint, Warned
 
@@ -247,6 +249,8 @@ class RunState:
         for name in STAGES[:STAGES.index(event.stage)] if event.stage in STAGES else ():
             if self.stages[name].state != "done":      # a job may leave a stage out
                 self._stage(replace_stage(self.stages[name], state="done"))
+        if event.stage in ("tune", "write") and (todo := [i for i, row in enumerate(self.layers) if row.state == "todo"]):
+            self._keep_guesses(event.time, todo)
         self.stage, self._stage_began = event.stage, event.time
         self._pace.clear()
         old = self.stages.get(event.stage, Stage(event.stage))
@@ -271,6 +275,13 @@ class RunState:
                 self._say(now, "done", fit_text(self.layers), took)
         done = float(stage.total) if is_done else stage.done
         self._stage(replace_stage(stage, state="done" if is_done else "now", done=done, seconds=stage.seconds + took))
+
+    def _keep_guesses(self, now: float, todo: list[int]) -> None:
+        """Fitting is over: what nobody told of (all of BitDelta's layers) stays at its mean change."""
+        for i in todo:
+            self._set(i, kept_row(self.layers[i]))
+        self.take_layers(self.layers)
+        self._say(now, "done", kept_text(len(todo)))
 
     def _close_block(self, now: float, is_done: bool) -> None:
         if self._block is not None and is_done:
@@ -333,9 +344,10 @@ class RunState:
             self._stage(replace_stage(stage, done=event.done, total=stage.total or event.total))
         if event.stage == "fit" and self.stage == "fit":
             self.blocks_done = int(event.done + 1e-6)
-        if event.stage != "plan":
-            self.fraction = event.fraction
-        self._left = None if event.seconds_left is None else (event.seconds_left, time.monotonic())
+        if event.stage != "plan" and math.isfinite(event.fraction):
+            self.fraction = min(1.0, max(0.0, event.fraction))
+        left = event.seconds_left
+        self._left = (left, time.monotonic()) if left is not None and math.isfinite(left) else None
 
     # ------------------------------------------------------------------------------------------------ small parts
     def _stage(self, stage: Stage) -> None:
@@ -384,14 +396,3 @@ class RunState:
 def replace_stage(stage: Stage, **changes: float | str) -> Stage:
     """The stage with some fields changed."""
     return msgspec.structs.replace(stage, **changes)
-
-
-def fitted_row(event: LayerFitted, old: LayerRow | None, seconds: float | None) -> LayerRow:
-    """The row of a fitted layer; what events don't tell (shape, change) is kept from what the plan said."""
-    held_out = None if event.recovery is None else 1 - event.recovery
-    axes = event.axes if event.codec == "sign" else ()
-    margin = margin_of(event.losses) if {"row", "column"} & set(axes) else None
-    kept = old if old is not None else LayerRow(event.tensor)
-    return replace(kept, block=event.block, kind=event.kind, codec=event.codec, axes=axes, losses=event.losses,
-                   recovery=event.recovery, held_out=held_out, bytes=event.bytes, seconds=seconds, margin=margin,
-                   winner=winner_of(event.codec, axes), state="done")

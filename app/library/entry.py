@@ -65,6 +65,8 @@ class DeltaEntry:
     kinds: tuple[KindCount, ...] = ()
     layers: int = 0
     """Matrices in the blocks."""
+    other_name: str = "Other"
+    """What `KindCount.other` counts: `Row x column` or `Scalar` where all of them are stored so."""
     load_times: dict[str, Any] | None = None
     """As measured here: {"warm": {way: {"median", "lowest", "highest", "runs"}}, "cold": {...}, "date", "repeats", "note"}."""
     verified_at: datetime | None = None

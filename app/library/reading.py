@@ -6,6 +6,7 @@ A folder may come from anywhere, so nothing in it is trusted: what the engine re
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,16 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.library.entry import DeltaEntry, KindCount
-from app.models.layers import LayerRow, row_of_record, winner_of
+from app.models.layers import AXIS_WORDS, LayerRow, row_of_record, winner_of
+from app.paths import expanded
 from app.words import listed
 from core.errors import DeltadeckError
 
 if TYPE_CHECKING:
-    from core.artifact import Delta
+    from core.artifact import Delta, TensorRecord
 
 CONFIG = "delta_config.json"
 CARD = "README.md"
-_LONGEST_CARD = 200_000
+_LONGEST_CARD = 100_000
+_MOST_LINES = 2_000
+"""Of a card: what lays it out takes time by the square of some of them, and the window waits."""
 _SHA = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
 _KINDS = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
 _SETTINGS = {"recipe": "Recipe", "axis": "Axis", "embeddings": "Embeddings", "objective": "Objective",
@@ -98,7 +102,7 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
     base_loss, loss = figures.get("base"), figures.get("variant")
     recovery = None if base_loss is None or loss is None else (1 - loss / base_loss if base_loss > 0 else 1.0)
     is_kl = objective == "kl"
-    kinds = count_kinds(delta)
+    kinds, others = count_kinds(delta), other_winners(delta)
     return replace(
         bare, state="fine", base_name=config.base.name, fine_tuned=config.fine_tuned, architecture=config.base.architecture,
         method=method_label(recipe, axis), recipe=recipe, axis=axis, bytes=delta.weights_bytes,
@@ -107,6 +111,7 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
         kl_se=_number(config.fidelity.get("se")) if is_kl else None,
         objective=objective, tokens=int(_number(config.fidelity.get("tokens")) or 0), sha256=config.sha256,
         base_sha256=config.base.sha256, kinds=kinds, layers=sum(k.row + k.column + k.other for k in kinds),
+        other_name=AXIS_WORDS.get(*others, "Other") if len(others) == 1 else "Other",
         settings=settings_of(config.method, config.calibration, config.tool_version), fidelity=tuple(figures.items()),
         warnings=config.warnings)
 
@@ -114,12 +119,24 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
 def count_kinds(delta: Delta) -> tuple[KindCount, ...]:
     """Matrices in blocks by kind, in the order in which data meets them; a fused one counts by most of its slices."""
     counts: dict[str, Counter[str]] = {}
-    for r in delta.config.tensors:
-        if r.block is not None and len(r.shape) == 2:
-            axis = winner_of(r.codec, [s.axis for s in r.slices] if r.codec == "sign" else [])
-            counts.setdefault(r.kind, Counter())[axis if axis in ("row", "column") else "other"] += 1
+    for r in _in_blocks(delta):
+        axis = _winner(r)
+        counts.setdefault(r.kind, Counter())[axis if axis in ("row", "column") else "other"] += 1
     order = sorted(counts, key=lambda k: (_KINDS.index(k) if k in _KINDS else len(_KINDS), k))
     return tuple(KindCount(k, counts[k]["row"], counts[k]["column"], counts[k]["other"]) for k in order)
+
+
+def other_winners(delta: Delta) -> set[str]:
+    """How the matrices in blocks are stored that have their scales neither by row nor by column: axes or names of codecs."""
+    return {_winner(r) for r in _in_blocks(delta)} - {"row", "column"}
+
+
+def _in_blocks(delta: Delta) -> list[TensorRecord]:
+    return [r for r in delta.config.tensors if r.block is not None and len(r.shape) == 2]
+
+
+def _winner(record: TensorRecord) -> str:
+    return winner_of(record.codec, [s.axis for s in record.slices] if record.codec == "sign" else [])
 
 
 def settings_of(method: Mapping[str, Any], calibration: Mapping[str, Any], version: str) -> tuple[tuple[str, str], ...]:
@@ -183,7 +200,7 @@ def read_rows(folder: Path) -> tuple[LayerRow, ...]:
 
 
 def read_card(folder: Path) -> str:
-    """The model card's text without its YAML head; at most its first 200,000 characters, empty where there is none."""
+    """The model card's text without its YAML head: 100,000 characters and 2,000 lines at most, empty where there is none."""
     try:
         with (folder / CARD).open("rb") as file:
             text = file.read(_LONGEST_CARD).decode("utf-8", "replace")
@@ -192,7 +209,7 @@ def read_card(folder: Path) -> str:
     lines = text.splitlines()
     if lines[:1] == ["---"] and "---" in lines[1:]:
         lines = lines[lines.index("---", 1) + 1:]
-    return "\n".join(lines).strip()
+    return "\n".join(lines[:_MOST_LINES]).strip()
 
 
 # ------------------------------------------------------------------------------------------ where checkpoints are
@@ -200,7 +217,7 @@ def resolve(place: str) -> str:
     """The local folder of a place: itself, or the hub cache's snapshot of an id. Empty where it is not on this machine."""
     if not place:
         return ""
-    folder = Path(place).expanduser()
+    folder = expanded(place)
     try:
         if (folder / "config.json").is_file():
             return str(folder)
@@ -215,8 +232,8 @@ def resolve(place: str) -> str:
 
 def place_name(place: str) -> str:
     """What a checkpoint at a place is called in a delta: a folder's own name, else the hub id."""
-    folder = Path(place).expanduser()
-    return folder.resolve().name if folder.is_dir() else place
+    folder = expanded(place)
+    return folder.resolve().name if os.path.isdir(folder) else place
 
 
 def is_base(folder: Path, place: str) -> bool:

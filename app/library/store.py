@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -165,10 +166,10 @@ class Library(QObject):
     def _watch(self) -> None:
         """Look out for changes in the folder, and in subfolders: a copy that is under way has no config yet."""
         try:
-            inner = [p for p in self._root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+            inner = [p for p in self._root.iterdir() if os.path.isdir(p) and not p.name.startswith(".")]
         except OSError:
             inner = []
-        wanted = {str(p) for p in ([self._root] if self._root.is_dir() else []) + sorted(inner)[:_WATCHED]}
+        wanted = {str(p) for p in ([self._root] if os.path.isdir(self._root) else []) + sorted(inner)[:_WATCHED]}
         watched = set(self._watcher.directories())
         if gone := watched - wanted:
             self._watcher.removePaths(sorted(gone))
@@ -318,14 +319,33 @@ class Library(QObject):
 def _remembered(entry: DeltaEntry, mark: str, kept: Kept) -> DeltaEntry:
     """An entry with notes, checks and times of ours. A check of other bytes than those there now does not count."""
     check = kept.check if kept.check is not None and kept.check.signature == mark else None
-    entry = replace(entry, note=kept.note, load_times=kept.load_times)
+    entry = replace(entry, note=kept.note, load_times=_whole_times(kept.load_times))
     if not entry.usable:
         return entry
     if check is not None and check.problem:
         return replace(entry, state="damaged", problem=check.problem)
     if check is not None:
-        entry = replace(entry, verified_at=datetime.fromtimestamp(check.at), base_verified=check.base)
+        entry = replace(entry, verified_at=_when(check.at), base_verified=check.base)
     if entry.base_path is None:
         missing = f"No checkpoint on this machine is known as its base '{entry.base_name}'."
         return replace(entry, state="base-missing", problem=missing)
     return replace(entry, state="verified") if check is not None else entry
+
+
+def _when(at: float) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(at)
+    except (ValueError, OverflowError, OSError):       # the clock, or the file, was wrong
+        return None
+
+
+def _whole_times(times: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Load times as they were kept; None where the file was changed to something else."""
+    if times is None:
+        return None
+    parts = [times.get(kind, {}) for kind in ("warm", "cold")]
+    found = [way for part in parts if isinstance(part, dict) for way in part.values()]
+    are_whole = all(isinstance(part, dict) for part in parts) and all(
+        isinstance(way, dict) and isinstance(way.get("runs", ()), list | tuple) and all(isinstance(x, int | float) for x in (
+            way.get("median"), way.get("lowest"), way.get("highest"), *way.get("runs", ()))) for way in found)
+    return times if are_whole else None

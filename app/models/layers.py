@@ -10,7 +10,7 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
-from app.words import duration, percent, size
+from app.words import duration, percent, plain_tip, size
 
 AnyIndex = QModelIndex | QPersistentModelIndex
 _ROOT = QModelIndex()
@@ -128,9 +128,9 @@ COLUMNS = (
     Column("Axis", lambda r: r.winner, lambda r: AXIS_WORDS.get(r.winner, r.winner),
            "Row: one scale per output. Column: one per input", False),
     Column("Won by", lambda r: r.margin, lambda r: _text(r.margin, lambda x: percent(x, 0)),
-           "How far the better of row and column stays below the other, in held-out loss"),
-    Column("Held-out loss", lambda r: r.held_out, lambda r: _text(r.held_out, lambda x: f"{x:.3f}"),
-           "Share of the layer's change that is lost on text that fitting did not see"),
+           "How far the better of row and column stays below the other, in the fit's held-out loss"),
+    Column("Lost change", lambda r: r.held_out, lambda r: _text(r.held_out, lambda x: f"{x:.3f}"),
+           "Share of the layer's change that is lost as it is stored, on text that fitting did not see"),
     Column("Recovery", lambda r: r.recovery, lambda r: _text(r.recovery, lambda x: f"{x:.3f}"),
            "0: still the base. 1: the fine-tune"),
     Column("Change", lambda r: r.change, lambda r: _text(r.change, lambda x: percent(x, 2)),
@@ -210,7 +210,7 @@ class LayerModel(QAbstractTableModel):
         if role == _ALIGNMENT:
             return _RIGHT if column.is_number else _LEFT
         if role == _TIP:
-            return row.tensor + (f"\n{row.note}" if row.note else "")
+            return plain_tip(row.tensor + (f"\n{row.note}" if row.note else ""))
         if role == _ACCESSIBLE:
             return f"{row.title}: {column.name} {column.shown(row) or _STATES.get(row.state, row.state)}"
         return None

@@ -125,13 +125,13 @@ class LibraryModel(QAbstractTableModel):
         where = {e.path: i for i, e in enumerate(self._entries)}
         for entry in entries:
             at = where.get(entry.path)
-            if at is None:
-                self.beginInsertRows(_ROOT, len(self._entries), len(self._entries))
-                self._entries.append(entry)
-                self.endInsertRows()
-            elif self._entries[at] != entry:
+            if at is not None and self._entries[at] != entry:
                 self._entries[at] = entry
                 self.dataChanged.emit(self.index(at, 0), self.index(at, len(COLUMNS) - 1))
+        if new := [e for e in entries if e.path not in where]:
+            self.beginInsertRows(_ROOT, len(self._entries), len(self._entries) + len(new) - 1)
+            self._entries += new
+            self.endInsertRows()
 
     # ------------------------------------------------------------------------------------------- for Qt
     def rowCount(self, parent: AnyIndex = _ROOT) -> int:

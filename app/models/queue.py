@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, QPersistentModelIndex, Qt
+from PySide6.QtCore import (
+    QAbstractListModel,
+    QByteArray,
+    QMimeData,
+    QModelIndex,
+    QObject,
+    QPersistentModelIndex,
+    QSortFilterProxyModel,
+    Qt,
+)
 
 from app.jobs.manager import JobManager
 from app.jobs.queue import QueueItem, State
+from app.words import plain_tip
 
 AnyIndex = QModelIndex | QPersistentModelIndex
 _ROOT = QModelIndex()
 _USER = int(Qt.ItemDataRole.UserRole)
 MIME = "application/x-deltadeck-job"
+OVER = (State.DONE, State.CANCELLED)
 
 
 class Role(IntEnum):
@@ -112,7 +123,7 @@ class QueueModel(QAbstractListModel):
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{item.name}, {status_text(item)}"
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"{item.name}\n{item.output}\n{status_text(item)}"
+            return plain_tip(f"{item.name}\n{item.output}\n{status_text(item)}")
         return None
 
     def roleNames(self) -> dict[int, QByteArray]:
@@ -165,3 +176,28 @@ class QueueModel(QAbstractListModel):
         position = target - 1 if at < target else target
         self._jobs.move(id, position)
         return position
+
+
+class OpenJobs(QSortFilterProxyModel):
+    """The queue without what is over (done or cancelled) unless asked for; what failed stays: it may be tried again."""
+
+    def __init__(self, queue: QueueModel, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.has_ended = False
+        self.setSourceModel(queue)
+
+    def show_ended(self, on: bool) -> None:
+        """List what is over, too."""
+        if on != self.has_ended:
+            self.beginFilterChange()
+            self.has_ended = on
+            self.endFilterChange()
+
+    def filterAcceptsRow(self, row: int, parent: AnyIndex) -> bool:
+        item = self.sourceModel().index(row, 0, parent).data(Role.ITEM)
+        return self.has_ended or not isinstance(item, QueueItem) or item.state not in OVER
+
+    def first_open(self) -> int:
+        """The row of the first job that has not ended, or 0."""
+        items = (self.index(row, 0).data(Role.ITEM) for row in range(self.rowCount()))
+        return next((row for row, item in enumerate(items) if not item.is_ended), 0)

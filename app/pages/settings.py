@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices, QKeySequence
@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QFileDialog, QGridL
 
 from app.actions import SPECS, Act
 from app.context import Context
+from app.paths import expanded
 from app.settings import ZOOMS
 from app.tasks import Failure, Task
 from app.widgets.basics import Card, PageHeader, Segmented, button, column, key_cap, label, row, scrolled, set_look
@@ -101,7 +102,7 @@ class SettingsPage(QWidget):
             caption.setBuddy(widget)
             if not widget.accessibleName():
                 widget.setAccessibleName(name)
-            caption.setContentsMargins(0, self._ctx.theme.px(7), 0, 0)
+            caption.setContentsMargins(0, self._ctx.theme.px(1 if isinstance(widget, QCheckBox) else 7), 0, 0)
             grid.addWidget(caption, at, 0, Qt.AlignmentFlag.AlignTop)
             if note:
                 grid.addLayout(column(widget, label(note, size="small", tone="faded", wrap=True), gap=4), at, 1)
@@ -139,8 +140,8 @@ class SettingsPage(QWidget):
     def _note_library(self) -> None:
         folder = self._ctx.settings.library
         if not self.library.property("wrong"):
-            self._library_note.setText("New deltas go here, and the Deltas page lists what is in it." if folder.is_dir() else
-                                       "This folder is made when the first delta is written.")
+            self._library_note.setText("New deltas go here, and the Deltas page lists what is in it."
+                                       if os.path.isdir(folder) else "This folder is made when the first delta is written.")
 
     def _browse(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Folder for deltas", str(self._ctx.settings.library))
@@ -150,7 +151,7 @@ class SettingsPage(QWidget):
 
     def _reveal(self) -> None:
         folder = self._ctx.settings.library
-        if folder.is_dir():
+        if os.path.isdir(folder):
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
         else:
             self._ctx.notify(f"'{folder}' is not there yet: it is made when the first delta is written.", "faded")
@@ -191,15 +192,16 @@ def folder_problem(text: str) -> str:
     """Why a folder can't hold deltas; empty when it can, or can be made."""
     if not text:
         return "Name a folder."
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.is_absolute():
         return "Give the whole path, or one that begins with ~."
-    if path.exists() and not path.is_dir():
+    if any(len(os.fsencode(part)) > 255 for part in path.parts) or len(os.fsencode(path)) > 4000:
+        return "This path is too long."
+    if os.path.exists(path) and not os.path.isdir(path):
         return "This is a file. Name a folder."
     near = path
-    while not near.exists() and near != near.parent:
+    while not os.path.exists(near) and near != near.parent:
         near = near.parent
-    import os
     if not os.access(near, os.W_OK):
         return f"'{near}' can't be written to. Choose a folder of your own."
     return ""
@@ -226,7 +228,7 @@ class ShortcutsDialog(QDialog):
         self.setWindowTitle("Shortcuts")
         groups: dict[str, list[Act]] = {}
         for act, spec in SPECS.items():
-            if ctx.actions[act].isVisible():
+            if spec.listed and ctx.actions[act].isVisible():
                 groups.setdefault(spec.group, []).append(act)
         blocks = []
         for group, acts in groups.items():

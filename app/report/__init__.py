@@ -20,4 +20,4 @@ def write_report(entry: DeltaEntry, rows: Sequence[LayerRow], path: Path) -> Non
     from app.widgets.charts.exporting import write_whole
 
     report = make_report(entry, rows)
-    write_whole(path, to_pdf(report) if path.suffix.lower() == ".pdf" else to_html(report).encode("utf-8"))
+    write_whole(path, to_pdf(report) if path.suffix.lower() == ".pdf" else to_html(report).encode("utf-8", "replace"))

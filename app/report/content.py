@@ -227,7 +227,7 @@ def _layers(rows: Sequence[LayerRow]) -> Table:
         "" if r.margin is None else percent(r.margin, 0), "" if r.held_out is None else f"{r.held_out:.3f}",
         recovery_text(r.recovery), "" if r.change is None else percent(r.change, 2),
         short_size(r.bytes) if r.bytes else "") for r in rows)
-    return Table(("Layer", "Axis", "Shape", "Won by", "Held-out loss", "Recovery", "Change", "Size"), lines, 2)
+    return Table(("Layer", "Axis", "Shape", "Won by", "Lost change", "Recovery", "Change", "Size"), lines, 2)
 
 
 def footer() -> str:

@@ -26,6 +26,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.icons import Icons
+from app.words import plain_tip
 
 Tone = Literal["text", "faded", "accent", "success", "warning", "danger"]
 
@@ -67,7 +68,7 @@ class ElidedLabel(QLabel):
     def _fit(self) -> None:
         shown = QFontMetrics(self.font()).elidedText(self._whole, self._mode, max(0, self.contentsRect().width()))
         super().setText(shown)
-        self.setToolTip(self._whole if shown != self._whole else "")
+        self.setToolTip(plain_tip(self._whole) if shown != self._whole else "")
 
     def sizeHint(self) -> QSize:
         """As wide as the whole text."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from PySide6.QtCore import (
     QAbstractListModel,
@@ -34,6 +34,7 @@ from PySide6.QtWidgets import (
 
 from app.checkpoints import Choice, cleaned, is_hub_id, list_choices
 from app.context import Context
+from app.paths import expanded
 from app.tasks import Failure
 from app.theme import Theme
 from app.widgets.basics import button, column, hairline, label, row
@@ -211,7 +212,7 @@ class ChoosePopup(QFrame):
     def typed(self) -> str:
         """What the field holds, if it can be a folder or a hub id; else nothing."""
         text = cleaned(self.field.text())
-        return text if text and (is_hub_id(text) or Path(text).expanduser().exists()) else ""
+        return text if text and (is_hub_id(text) or os.path.exists(expanded(text))) else ""
 
     def _say(self) -> None:
         typed, found = self.typed(), self._proxy.rowCount()

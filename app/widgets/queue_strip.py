@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from PySide6.QtCore import QModelIndex, QPoint, QSize, Qt, Signal
-from PySide6.QtGui import QPainter
+from PySide6.QtCore import QModelIndex, QPoint, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFrame,
@@ -23,9 +24,10 @@ from PySide6.QtWidgets import (
 from app.icons import Icons
 from app.jobs.manager import JobManager
 from app.jobs.queue import ENDED, QueueItem, State
-from app.models.queue import QueueModel
+from app.models.queue import OVER, OpenJobs, QueueModel
 from app.widgets.basics import ElidedLabel, IconLabel, button, clear_layout, column, label, row, tool_button, upright
 from app.words import about, count
+from core.errors import DeltadeckError
 
 LOOKS: dict[State, tuple[str, str, str]] = {
     State.WAITING: ("clock", "text-faded", "waiting"), State.RUNNING: ("run", "accent", "running"),
@@ -50,10 +52,17 @@ def state_words(item: QueueItem) -> str:
 
 
 class _JobCell(QWidget):
-    """One job in the strip."""
+    """One job in the strip; a click, Enter or Space picks it."""
+
+    picked = Signal()
 
     def __init__(self, icons: Icons) -> None:
         super().__init__()
+        self._theme = icons.theme
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAttribute(Qt.WidgetAttribute.WA_Hover)
+        self.setToolTip("Show this job on the Run page")
         self._icon = IconLabel(icons, "clock", size=18)
         self._name, self._base = ElidedLabel(), ElidedLabel()
         self._name.setProperty("weight", "600")
@@ -64,8 +73,35 @@ class _JobCell(QWidget):
         self._bar.setMaximum(1000)
         self._bar.setFixedWidth(icons.theme.px(110))
         self._words = label(size="small", tone="faded")
-        names = row(self._name, self._base, gap=8)
-        self.setLayout(row(self._icon, column(names, row(self._bar, self._words, None, gap=10), gap=3), gap=10))
+        names = row(self._name, self._base, None, gap=8)
+        lines = column(names, row(self._bar, self._words, None, gap=10), gap=3)
+        self.setLayout(row(self._icon, lines, gap=10, margins=(6, 2, 6, 2)))
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """A click."""
+        if event.button() == Qt.MouseButton.LeftButton and self.rect().contains(event.position().toPoint()):
+            self.picked.emit()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Taken, so that the release comes here, too."""
+        event.accept()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Enter and Space are a click."""
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space):
+            self.picked.emit()
+        else:
+            super().keyPressEvent(event)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A tint under the mouse, an edge with the keyboard's focus."""
+        if self.underMouse() or self.hasFocus():
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setBrush(self._theme.mixed("text-faded", 0.08) if self.underMouse() else Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(self._theme.color("accent"), 2) if self.hasFocus() else Qt.PenStyle.NoPen)
+            painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 6, 6)
+            painter.end()
 
     def show_item(self, item: QueueItem) -> None:
         icon, role, _ = LOOKS[item.state]
@@ -81,9 +117,10 @@ class _JobCell(QWidget):
 
 
 class QueueStrip(QFrame):
-    """The jobs that are not over, in one line. `opened` asks for the whole queue, `clicked` for a job's page."""
+    """The jobs that are not over, in one line. `opened` asks for the whole queue, `picked` for a job's page by its id."""
 
     opened = Signal()
+    picked = Signal(str)
 
     def __init__(self, icons: Icons, jobs: JobManager, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -111,14 +148,18 @@ class QueueStrip(QFrame):
             if number := sum(i.state in states for i in items):
                 words.append(f"{number} {word}")
         self._counts.setText(", ".join(words))
+        focused = next((id for id, cell in self._cells.items() if cell.hasFocus()), "")
         clear_layout(self._line)
         self._cells = {}
         for item in items[:3]:
             cell = _JobCell(self._icons)
             cell.show_item(item)
+            cell.picked.connect(partial(self.picked.emit, item.id))
             self._cells[item.id] = cell
             self._line.addWidget(upright())
             self._line.addWidget(cell)
+            if item.id == focused:
+                cell.setFocus()
         if len(items) > 3:
             self._line.addWidget(label(f"and {len(items) - 3} more", tone="faded"))
 
@@ -180,7 +221,7 @@ class QueuePanel(QFrame):
         super().__init__(parent, Qt.WindowType.Popup)
         self.setProperty("look", "float")
         self._icons, self._jobs, self._confirm = icons, jobs, confirm
-        self.model = QueueModel(jobs, self)
+        self.model = OpenJobs(QueueModel(jobs, self), self)
         self.view = QListView()
         self.view.setAccessibleName("Jobs, in the order in which they run")
         self.view.setModel(self.model)
@@ -196,11 +237,12 @@ class QueuePanel(QFrame):
         self._down = tool_button(icons, "down", "Later", clicked=lambda: self._shift(1))
         self._act = button("Pause", dense=True, clicked=self._first_offer)
         self._more = tool_button(icons, "more", "More for this job", clicked=lambda: self._menu(None))
+        self._ended = button("", "ghost", clicked=lambda: self._show_ended(not self.model.has_ended))
         clear = button("Remove finished", "ghost", clicked=self._clear)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 12, 12, 12)
         layout.setSpacing(8)
-        layout.addLayout(row(label("Queue", weight=600), label("runs from the top", tone="faded"), None, clear))
+        layout.addLayout(row(label("Queue", weight=600), label("runs from the top", tone="faded"), None, self._ended, clear))
         layout.addWidget(self.view)
         layout.addLayout(row(self._up, self._down, None, self._act, self._more))
         self.resize(icons.theme.px(460), icons.theme.px(380))
@@ -211,10 +253,14 @@ class QueuePanel(QFrame):
     def popup(self, corner: QPoint) -> None:
         """Show it with its lower right corner at `corner` (global)."""
         self.move(corner - QPoint(self.width(), self.height()))
+        self._show_ended(all(i.is_ended for i in self._jobs.items()))
         self.show()
         self.view.setFocus()
-        if not self.view.currentIndex().isValid() and self.model.rowCount():
-            self.view.setCurrentIndex(self.model.index(0, 0))
+        self.view.setCurrentIndex(self.model.index(self.model.first_open(), 0))
+
+    def _show_ended(self, on: bool) -> None:
+        self.model.show_ended(on)
+        self._update()
 
     def _item(self) -> QueueItem | None:
         found = self.view.currentIndex().data(Qt.ItemDataRole.UserRole)
@@ -241,6 +287,9 @@ class QueuePanel(QFrame):
     def _update(self, *_: object) -> None:
         item = self._item()
         offers = self._offers(item) if item else []
+        over = sum(i.state in OVER for i in self._jobs.items())
+        self._ended.setText("Hide finished" if self.model.has_ended else f"Show {over:,} finished")
+        self._ended.setVisible(bool(over))
         self._act.setText(offers[0].text if offers else "Pause")
         self._act.setAccessibleName(self._act.text())
         self._act.setEnabled(bool(offers))
@@ -251,9 +300,15 @@ class QueuePanel(QFrame):
             made.setEnabled(movable)
             made.setToolTip(made.accessibleName() if movable else "Only jobs that wait can be moved.")
 
+    def _do(self, offer: _Offer) -> None:
+        try:
+            offer.call()
+        except DeltadeckError as e:                    # a menu may stand open while the queue goes on
+            self._jobs.message.emit(str(e))
+
     def _first_offer(self) -> None:
         if (item := self._item()) and (offers := self._offers(item)):
-            offers[0].call()
+            self._do(offers[0])
 
     def _menu(self, at: QPoint | None) -> None:
         item = self._item()
@@ -262,7 +317,7 @@ class QueuePanel(QFrame):
         menu = QMenu(self)
         menu.addAction(self._icons.icon("run"), "Show on the Run page", lambda: self.picked.emit(item.id))
         for offer in self._offers(item):
-            menu.addAction(self._icons.icon(offer.icon), offer.text, offer.call)
+            menu.addAction(self._icons.icon(offer.icon), offer.text, partial(self._do, offer))
         where = self.view.viewport().mapToGlobal(at) if at is not None else self._more.mapToGlobal(QPoint(0, 0))
         menu.exec(where)
         menu.deleteLater()
@@ -274,9 +329,11 @@ class QueuePanel(QFrame):
             self.hide()
 
     def _shift(self, step: int) -> None:
-        if item := self._item():
-            ids = [i.id for i in self._jobs.items()]
-            self._jobs.move(item.id, max(0, min(len(ids) - 1, ids.index(item.id) + step)))
+        if (item := self._item()) is None:
+            return
+        next_to = self.model.index(self.view.currentIndex().row() + step, 0).data(Qt.ItemDataRole.UserRole)
+        if isinstance(next_to, QueueItem):             # jobs between the two may be hidden
+            self._jobs.move(item.id, [i.id for i in self._jobs.items()].index(next_to.id))
 
     def _clear(self) -> None:
         for item in self._jobs.items():

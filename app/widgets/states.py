@@ -161,7 +161,9 @@ class ErrorView(QWidget):
         sentences = [("What", failure.what if title else ""), ("Why", failure.why), ("What to do", failure.remedy)]
         for at, (name, sentence) in enumerate((n, s) for n, s in sentences if s):
             grid.addWidget(label(name, weight=600), at, 0, Qt.AlignmentFlag.AlignTop)
-            grid.addWidget(label(sentence, wrap=True, selectable=True), at, 1)
+            said = label(sentence, wrap=True, selectable=True)
+            said.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+            grid.addWidget(said, at, 1)
         self._details = QPlainTextEdit(failure.details)
         self._details.setReadOnly(True)
         self._details.setAccessibleName("Details")
@@ -205,11 +207,10 @@ class DoneCard(Card):
 
     def __init__(self, icons: Icons, title: str, text: str, buttons: Sequence[QPushButton] = (), time: str = "",
                  parent: QWidget | None = None) -> None:
-        super().__init__(parent=parent)
+        super().__init__(margins=(16, 8, 12, 8), parent=parent)
         self.setAccessibleName(f"{title}. {text}")
-        words = column(label(title, size="big", weight=600), label(text, wrap=True),
-                       row(*buttons, None, label(time, tone="faded")), gap=6)
-        line = row(column(IconLabel(icons, "done", "success", 20), None), words, gap=12)
+        words = column(label(title, size="big", weight=600), label(text, wrap=True), gap=1)
+        line = row(IconLabel(icons, "done", "success", 20), words, label(time, tone="faded"), *buttons, gap=12)
         line.setStretch(1, 1)
         self.add(line)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)

@@ -16,6 +16,7 @@ from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
 
 from app.actions import Actions
+from app.chat.session import ChatSession
 from app.context import Context
 from app.icons import Icons
 from app.jobs.manager import JobManager
@@ -78,8 +79,9 @@ def said() -> Said:
 def make_context(qapp: QApplication, tmp_path: Path, said: Said) -> Iterator[Callable[..., Context]]:
     """Makes contexts over real services in `tmp_path`; ends their threads after the test."""
     made: list[tuple[QWidget, JobManager, Tasks, Library, list[QObject]]] = []
+    chats: list[ChatSession] = []
 
-    def make(runner: Any = None, **options: Any) -> Context:
+    def make(runner: Any = None, chat_engine: Any = None, **options: Any) -> Context:
         window = QWidget()
         settings = Settings(tmp_path / "data" / "settings.json")
         settings.set(library=str(tmp_path / "deltas"), **{"theme": "light", **options})
@@ -88,10 +90,14 @@ def make_context(qapp: QApplication, tmp_path: Path, said: Said) -> Iterator[Cal
         engine = Engine(tasks)
         jobs = JobManager(tmp_path / "data", runner)
         library = Library(settings, tasks, engine, jobs, tmp_path / "data")
-        made.append((window, jobs, tasks, library, [settings, theme, engine]))
+        chat = ChatSession(chat_engine)
+        made.append((window, jobs, tasks, library, [settings, theme, engine, chat]))
+        chats.append(chat)
         return Context(settings, theme, icons, Actions(window, icons), tasks, engine, jobs, library, tmp_path / "data", said.go,
-                       said.notify, said.show_error)
+                       said.notify, said.show_error, chat)
     yield make
+    for chat in chats:
+        chat.close()
     for window, jobs, tasks, library, _ in made:
         jobs.shutdown()
         tasks.shutdown()

@@ -255,3 +255,47 @@ def test_messages_of_any_length_fit(make_shell: Callable[..., Shell]) -> None:
     window.notify("word " * 200, "warning")
     assert window.toast.geometry().right() <= window.width()
     assert window.toast.geometry().left() >= 0
+
+
+def test_a_job_of_the_strip_opens_on_the_run_page(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow,
+                                                  tmp_path: Path) -> None:
+    window = make_shell(slow)
+    first, second = add_job(window, tmp_path), add_job(window, tmp_path, "bard")
+    window.go("compress")
+    QTest.mouseClick(window.strip._cells[second], Qt.MouseButton.LeftButton)
+    assert window.current_page() == "run"
+    assert window._pages["run"].item.id == second      # type: ignore[attr-defined]
+    window.strip._cells[first].setFocus()
+    QTest.keyClick(window.strip._cells[first], Qt.Key.Key_Return)
+    assert window._pages["run"].item.id == first       # type: ignore[attr-defined]
+
+
+def test_the_pause_key_resumes_what_the_run_page_shows(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow,
+                                                       tmp_path: Path) -> None:
+    window = make_shell(slow)
+    first, second = add_job(window, tmp_path), add_job(window, tmp_path, "bard")
+    jobs = window.ctx.jobs
+    window.go("run")
+    window.ctx.actions[Act.PAUSE].trigger()
+    qtbot.waitUntil(lambda: (current := jobs.current()) is not None and current.id == second)
+    window.ctx.actions[Act.PAUSE].trigger()
+    states = [item.state for item in jobs.items()]
+    assert states == [State.WAITING, State.RUNNING] and window._pages["run"].item.id == first  # type: ignore[attr-defined]
+
+
+def test_the_queue_panel_hides_what_is_over_and_chooses_the_first_open_job(
+        qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow, tmp_path: Path) -> None:
+    window = make_shell(slow)
+    ids = [add_job(window, tmp_path, name) for name in ("one", "two", "three", "four")]
+    window.ctx.jobs.cancel(ids[1])
+    window._open_queue()
+    panel = window.panel
+    item = panel._item()
+    assert panel.model.rowCount() == 3 and item is not None and item.name == "one"
+    assert panel._ended.text() == "Show 1 finished"
+    panel.view.setCurrentIndex(panel.model.index(2, 0))
+    panel._shift(-1)
+    assert [i.name for i in window.ctx.jobs.items()] == ["one", "two", "four", "three"]
+    panel._ended.click()
+    assert panel.model.rowCount() == 4 and panel._ended.text() == "Hide finished"
+    panel.hide()

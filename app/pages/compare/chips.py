@@ -13,9 +13,10 @@ from app.context import Context
 from app.icons import Icons
 from app.library.entry import DeltaEntry
 from app.pages.compare.facts import kl_text
-from app.pages.compare.flow import FlowLayout
 from app.widgets.basics import ElidedLabel, button, label, row, set_look, tool_button
 from app.widgets.charts.marks import MarkLabel
+from app.widgets.flow import FlowLayout
+from app.words import plain_tip
 
 _WIDEST = 170
 
@@ -58,8 +59,9 @@ class DeltaChip(QPushButton):
         self.setChecked(accent)
         said = f"KL {kl_text(entry)}" if entry.kl is not None else "no KL measured"
         self.setAccessibleName(f"{entry.name}, {said}{', highlighted' if accent else ''}")
-        self.setToolTip(f"{entry.name}\n{entry.method or 'Unknown method'}, {said}, base {entry.base_name or 'unknown'}\n"
-                        "Click to highlight it in all charts, Delete takes it out")
+        self.setToolTip(plain_tip(
+            f"{entry.name}\n{entry.method or 'Unknown method'}, {said}, base {entry.base_name or 'unknown'}\n"
+            "Click to highlight it in all charts, Delete takes it out"))
         self.updateGeometry()
 
     def sizeHint(self) -> QSize:

@@ -140,8 +140,11 @@ class LoadCard(Card):
         self._side.setFixedWidth(self._ctx.theme.px(_SIDE))
 
     def _swap(self, busy: bool) -> None:
+        had_focus = (self.measure if busy else self.cancel).hasFocus()
         self._idle.setVisible(not busy)
         self._busy.setVisible(busy)
+        if had_focus:                                  # else it would go to the next chart
+            (self.cancel if busy else self.measure).setFocus()
 
     def _start(self) -> None:
         self._failed.hide()

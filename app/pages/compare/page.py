@@ -250,12 +250,12 @@ class ComparePage(QWidget):
         note = facts.fidelity_note(chosen)
         self._fidelity_note.setText(note)
         self._fidelity_note.setVisible(bool(note))
-        self.axes.set_kinds(one.kinds)
+        self.axes.set_kinds(one.kinds, one.other_name)
         rows, columns, others = self.axes.totals()
         self.axis_card.caption.setText(one.name)
         self._counts[0].setText(f"Row {rows}")
         self._counts[1].setText(f"Column {columns}")
-        self._counts[2].setText(f"Other {others}")
+        self._counts[2].setText(f"{one.other_name} {others}")
         self._others.setVisible(bool(others))
         self.axes.setVisible(bool(rows + columns + others))
         self._no_axes.setVisible(not rows + columns + others)
@@ -299,7 +299,7 @@ class ComparePage(QWidget):
         cold, warm = self.load_card.bars.colours()
         rows, columns, others = self.axes.totals()
         axes = [(theme.color("row"), f"Row {rows}"), (theme.color("column"), f"Column {columns}")]
-        axes += [(self.axes.other_colour(), f"Other {others}")] if others else []
+        axes += [(self.axes.other_colour(), f"{self.axes.other_name} {others}")] if others else []
         load = f"{facts.WAYS[self.load_card.shown_way()].lower()}, {_whole(self.load_card.caption)}"
         return [
             Figure("fidelity", "Fidelity against size", _whole(self.fidelity_card.caption), self.scatter,

@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, 
 
 from app.context import Context
 from app.pages.compress.recipe import AXES, OBJECTIVES, Recipe
+from app.paths import expanded
 from app.widgets.basics import ElidedLabel, boxed, column, label, row, set_look, tool_button
 
 LABEL_WIDTH = 106
@@ -285,7 +286,7 @@ class PathField(QLineEdit):
 
     def browse(self) -> None:
         """Let a folder be chosen in the system's dialog."""
-        found = QFileDialog.getExistingDirectory(self, "Save deltas in", str(Path(self.text() or "~").expanduser()))
+        found = QFileDialog.getExistingDirectory(self, "Save deltas in", str(expanded(self.text() or "~")))
         if found:
             self.setText(found)
             self.picked.emit()

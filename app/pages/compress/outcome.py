@@ -43,7 +43,7 @@ class Outcome(QWidget):
         self._ask = Card()
         self._asked = label("", tone="faded", wrap=True)
         self._asked.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        Zoomed(ctx, self._asked, self._asked.setFixedWidth, 440)
+        Zoomed(ctx, self._asked, self._asked.setFixedWidth, 360)
         self._ask_title = label("", "big", 600)
         centre = Qt.AlignmentFlag.AlignHCenter
         self._ask.body.addStretch(1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
 from app.checkpoints import Choice, likely_bases
 from app.context import Context
@@ -68,6 +69,8 @@ class CompressPage(QWidget):
         self.planner.refused.connect(self._refused)
         self.demo.chosen.connect(self.open_pair)
         ctx.jobs.queue_changed.connect(self._restate)
+        ctx.theme.changed.connect(self._fit_columns)
+        self._fit_columns()
         self.setAcceptDrops(True)
         self._pair_changed()
 
@@ -77,7 +80,8 @@ class CompressPage(QWidget):
         header = PageHeader("Compress", "A fine-tune, as a small delta on its base")
         header.at_right(self.demo.button, self.demo.more)
         self._pickers = QWidget()
-        pair = QHBoxLayout(self._pickers)
+        pair = QBoxLayout(QBoxLayout.Direction.LeftToRight, self._pickers)
+        self._pair = pair
         pair.setContentsMargins(0, 0, 0, 0)
         pair.setSpacing(12)
         pair.addWidget(self.base, 1)
@@ -104,11 +108,14 @@ class CompressPage(QWidget):
         self.recipe.advanced.opened.connect(self._show_advanced)
         side = column(self._right, self.start_bar, gap=12)
         side_box = boxed(side)
-        Zoomed(ctx, side_box, side_box.setFixedWidth, RIGHT)
+        self._side = side_box
         main = QHBoxLayout()
         main.setContentsMargins(0, 0, 0, 0)
         main.setSpacing(12)
-        main.addWidget(scrolled(boxed(left), name="Checkpoints and change"), 1)
+        wide = scrolled(boxed(left), name="Checkpoints and change")
+        for area in (wide, self._right):               # large text in a small window: nothing is out of reach
+            area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        main.addWidget(wide, 1)
         main.addWidget(side_box)
         self.stack = QStackedWidget()
         self._first = self._first_run()
@@ -188,9 +195,24 @@ class CompressPage(QWidget):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The swap button stays over the gap between the cards."""
         super().resizeEvent(event)
+        self._fit_columns()
         self._place_swap()
 
+    def _fit_columns(self) -> None:
+        """The recipe at the right takes what it needs but never most of the page; the pickers stand above each other where
+        large text leaves too little beside it."""
+        px = self._ctx.theme.px
+        side = min(px(RIGHT), max(RIGHT, int(self.width() * 0.44)))
+        self._side.setFixedWidth(side)
+        narrow = self.width() - 60 - side < px(520)
+        ways = QBoxLayout.Direction
+        self._pair.setDirection(ways.TopToBottom if narrow else ways.LeftToRight)
+
     def _place_swap(self) -> None:
+        if self._pair.direction() == QBoxLayout.Direction.TopToBottom:
+            at = self.base.geometry()
+            self.swap.move(at.center().x() - self.swap.width() // 2, at.bottom() + 7 - self.swap.height() // 2)
+            return
         x = self.base.geometry().right() + 7 - self.swap.width() // 2
         self.swap.move(x, self._ctx.theme.px(37))
 
@@ -283,7 +305,8 @@ class CompressPage(QWidget):
     # ----------------------------------------------------------------------------------------- name and start
     def _is_taken(self, name: str) -> bool:
         output = self.recipe.folder_path() / name
-        return output.exists() or str(output) in outputs_taken(i.output for i in self._ctx.jobs.items() if i.state in OPEN)
+        made = outputs_taken(i.output for i in self._ctx.jobs.items() if i.state in OPEN)
+        return os.path.lexists(output) or str(output) in made
 
     def _name_from_tuned(self) -> None:
         if not self.recipe.is_named_by_hand:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.library import files
+from app.paths import expanded
+
 METHODS: dict[str, tuple[str, str, str, str]] = {
     "bitdelta": ("BitDelta", "bitdelta", "auto", "One bit per weight and one scale per matrix, taken from the change itself. "
                  "The smallest and quickest, and the least faithful."),
@@ -66,7 +69,8 @@ class Recipe:
 
 def delta_name(fine_tuned: str) -> str:
     """A folder name from a fine-tune's: what file systems dislike becomes hyphens."""
-    return re.sub(r"-{2,}", "-", re.sub(r"[^\w.+-]+", "-", fine_tuned)).strip("-. ")[:80] or "delta"
+    plain = re.sub(r"-{2,}", "-", re.sub(r"[^\w.+-]+", "-", fine_tuned)).strip("-. ")[:80]
+    return plain.encode()[:180].decode(errors="ignore") or "delta"
 
 
 def name_problem(name: str) -> str:
@@ -77,7 +81,7 @@ def name_problem(name: str) -> str:
         return f"A name can't hold '{bad[0]}'." if bad[0].isprintable() else "A name can't hold control characters."
     if name.strip(". ") == "" or name != name.strip() or name.endswith("."):
         return "A name can't begin or end with a space, nor end with a dot."
-    return ""
+    return files.name_problem(name)                    # else it would be made, and the library would not list or rename it
 
 
 def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
@@ -99,4 +103,4 @@ def jobs_words(number: int) -> str:
 
 def outputs_taken(outputs: Iterable[Path]) -> set[str]:
     """Paths that queued jobs will write, in one form to be compared."""
-    return {str(p.expanduser().absolute()) for p in outputs}
+    return {str(expanded(str(p)).absolute()) for p in outputs}

@@ -12,6 +12,7 @@ from app.checkpoints import shown_source
 from app.context import Context
 from app.pages.compress.fields import Advanced, Calibration, Combo, PathField, Zoomed, form_line
 from app.pages.compress.recipe import METHODS, Recipe
+from app.paths import expanded
 from app.planning import cores
 from app.tasks import Failure
 from app.widgets.basics import Card, Segmented, button, hairline, label, set_look
@@ -109,7 +110,7 @@ class RecipeCard(Card):
 
     def folder_path(self) -> Path:
         """Where the delta's folder goes."""
-        return Path(self.folder.text().strip() or self._default_folder).expanduser().absolute()
+        return expanded(self.folder.text().strip() or self._default_folder).absolute()
 
     def output(self) -> Path:
         """The delta's folder."""

@@ -32,7 +32,7 @@ from app.widgets.basics import (
 )
 from app.widgets.charts.axis_map import AxisMap
 from app.widgets.states import Skeleton
-from app.words import count
+from app.words import count, plain_tip
 
 WIDTH = 330
 _BADGES = {"fine": ("not verified", "faded"), "verified": ("verified", "success"), "base-missing": ("base not found", "warning"),
@@ -49,7 +49,7 @@ class DetailPane(Card):
     """Shows a `DeltaEntry`. What its buttons ask for comes out as `asked(what)`: the page knows how."""
 
     asked = Signal(str)
-    """verify, export-merged, export-folder, report, compare, rename, note, reveal, trash, measure, base, fine-tune."""
+    """chat, verify, export-merged, export-folder, report, compare, rename, note, reveal, trash, measure, base, fine-tune."""
 
     def __init__(self, ctx: Context, parent: QWidget | None = None) -> None:
         super().__init__(margins=(0, 0, 0, 0), parent=parent)
@@ -105,7 +105,8 @@ class DetailPane(Card):
 
     def _buttons(self) -> QVBoxLayout:
         icons = self._ctx.icons
-        self.export = button("Export...", "primary", icons=icons, icon="export", tip="Write a checkpoint or a copy of the delta")
+        self.chat = button("Open in Chat", "primary", icons=icons, icon="chat", clicked=lambda: self.asked.emit("chat"))
+        self.export = button("Export...", icons=icons, icon="export", tip="Write a checkpoint or a copy of the delta")
         menu = QMenu(self.export)
         menu.setAccessibleName("Export")
         self._merged = self._item(menu, "Merged checkpoint...", "cube", "export-merged")
@@ -125,7 +126,7 @@ class DetailPane(Card):
         self.more.setMenu(more)
         line = row(self.export, self.report, self.more, gap=8)
         line.setStretch(0, 1)
-        return column(line, gap=0)
+        return column(self.chat, line, gap=8)
 
     def _item(self, menu: QMenu, text: str, icon: str, what: str) -> QAction:
         action = menu.addAction(self._ctx.icons.icon(icon), text)
@@ -193,7 +194,7 @@ class DetailPane(Card):
             self._badge.setToolTip(f"Every byte was read on {entry.verified_at:%d %B %Y, %H:%M}"
                                    + (", the base's tensors too." if entry.base_verified else "; its base was not read."))
         else:
-            self._badge.setToolTip(entry.problem or "Verify reads every byte and compares it with the delta's record.")
+            self._badge.setToolTip(plain_tip(entry.problem) or "Verify reads every byte and compares it with the delta's record.")
         self._badge.setText(text)
         set_look(self._badge, tone=tone)
         on = f" on {entry.base_name}" if entry.base_name else ""
@@ -204,6 +205,10 @@ class DetailPane(Card):
         self.report.setToolTip("Write an HTML page or a PDF about this delta" if usable else "A damaged delta has no figures.")
         self.export.setEnabled(usable)
         self.export.setToolTip("Write a checkpoint or a copy of the delta" if usable else "A damaged delta can't be exported.")
+        why = "" if usable and entry.base_path else "A damaged delta can't be loaded." if not usable else \
+            f"Its base '{entry.base_name}' was not found. Choose it below."
+        self.chat.setEnabled(not why)
+        self.chat.setToolTip(why or f"Load {entry.base_name or 'its base'} and talk to this variant")
         for what in ("compare", "verify"):
             self.items[what].setEnabled(usable or what == "verify")
         self.items["note"].setEnabled(bool(entry.sha256))
@@ -264,7 +269,8 @@ class DetailPane(Card):
             why = times.get("note") or "Cold figures are missing: the files stayed in the system's cache."
         self.measure.setText("Again" if bars else "Measure")
         self.measure.setEnabled(not place)
-        self.measure.setToolTip(why if place else "Load the full checkpoint and the delta several times, cold and warm")
+        self.measure.setToolTip(plain_tip(why) if place else
+                                "Load the full checkpoint and the delta several times, cold and warm")
         self._times_why.setText(why)
         self._times_why.setVisible(bool(why))
         self._locate.setProperty("place", place)
@@ -317,7 +323,7 @@ class DetailPane(Card):
         others = sum(k.other for k in entry.kinds)
         self._rows_count.setText(f"Row {rows:,}")
         self._columns_count.setText(f"Column {columns:,}")
-        self._others.setText(f" Other {others:,}" if others else "")
+        self._others.setText(f" {entry.other_name} {others:,}" if others else "")
 
     def _map_chosen(self, row_there: LayerRow) -> None:
         self.layers.choose(row_there.tensor)
@@ -336,4 +342,4 @@ class DetailPane(Card):
 
     def focus_first(self) -> None:
         """Move the keyboard into the pane."""
-        (self.export if self.export.isEnabled() else self.more).setFocus(Qt.FocusReason.OtherFocusReason)
+        next(b for b in (self.chat, self.export, self.more) if b.isEnabled()).setFocus(Qt.FocusReason.OtherFocusReason)

@@ -21,6 +21,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QComboBox, QFrame, QLineEdit, QMenu, QStackedWidget, QWidget
 
 from app.actions import Act
+from app.chat.session import Source
 from app.context import Context
 from app.library.entry import DeltaEntry
 from app.models.library import LibraryFilter, LibraryModel
@@ -350,12 +351,17 @@ class DeltasPage(QWidget):
             return
         desk = self.desk
         calls: dict[str, Callable[[], object]] = {
+            "chat": partial(self._open_chat, entry),
             "verify": partial(desk.verify, self.table.chosen() or (entry,)), "export-merged": partial(desk.export_merged, entry),
             "export-folder": partial(desk.export_folder, entry), "report": partial(desk.report, entry),
             "compare": self._compare, "rename": partial(desk.rename, entry), "note": self.table.edit_note,
             "reveal": partial(desk.reveal, entry), "trash": self._remove_chosen, "measure": partial(desk.measure, entry),
             "base": partial(desk.choose_base, entry), "fine-tune": partial(desk.choose_fine_tune, entry)}
         calls[what]()
+
+    def _open_chat(self, entry: DeltaEntry) -> None:
+        if entry.base_path:
+            self._ctx.chat.open(entry.base_path, (Source(entry.path, entry.name),))
 
     def _compare(self) -> None:
         """The selected ones; with a single one, others of its base too, so that there is something to compare."""

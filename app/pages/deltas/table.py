@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
-from PySide6.QtCore import QEvent, QItemSelectionModel, QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QItemSelectionModel, QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QFont, QFontMetrics, QGuiApplication, QHelpEvent, QKeyEvent, QKeySequence, QPainter, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -35,6 +33,7 @@ from app.models.library import (
     row_text,
     trouble,
 )
+from app.words import plain_tip
 
 AnyIndex = QModelIndex | QPersistentModelIndex
 _STEPS = ({NAME: 104, BASE: 70, METHOD: 60, NOTE: 56}, {NAME: 140}, {METHOD: 140}, {NAME: 170}, {BASE: 130, NOTE: 110},
@@ -44,11 +43,6 @@ _GO_FIRST = (RATIO, METHOD, BASE)
 """Columns that go where even the least does not fit, in this order: the pane says the same."""
 _PAD = 6
 _ICON = 16
-
-
-def plain_tip(text: str) -> str:
-    """A tooltip that shows a text as it is: names and notes come from elsewhere and are no mark-up."""
-    return f"<p style='white-space:pre-wrap'>{escape(text)}</p>" if "<" in text or "&" in text else text
 
 
 class RowPainter(QStyledItemDelegate):
@@ -186,6 +180,8 @@ class DeltaTable(QTableView):
         self.setSortingEnabled(True)
         self.sortByColumn(DATE, Qt.SortOrder.DescendingOrder)
         self.selectionModel().currentRowChanged.connect(self._current_changed)
+        self._fit_soon = QTimer(self, singleShot=True, interval=0)
+        self._fit_soon.timeout.connect(self.fit_columns)
         for change in (proxy.rowsInserted, proxy.rowsRemoved, proxy.dataChanged, proxy.modelReset, proxy.layoutChanged):
             change.connect(self._changed)
         icons.theme.changed.connect(self._restyle)
@@ -199,7 +195,7 @@ class DeltaTable(QTableView):
         self.viewport().update()
 
     def _changed(self, *_: object) -> None:
-        self.fit_columns()
+        self._fit_soon.start()                         # once for many rows: it measures every text of the table
         self.picked.emit(self.current())
 
     def _current_changed(self, now: QModelIndex, before: QModelIndex) -> None:

@@ -12,6 +12,7 @@ from app.icons import Icons
 from app.jobs.queue import Failure as JobFailure
 from app.jobs.queue import QueueItem, State
 from app.library.entry import DeltaEntry
+from app.pages.run.outside import Place
 from app.tasks import Failure
 from app.widgets.basics import Tone, button, clear_layout
 from app.widgets.charts.plot_ticks import loss_text
@@ -61,10 +62,12 @@ class Banner(QWidget):
     """Holds one card or strip, or nothing. The callbacks are told the item's id."""
 
     def __init__(self, icons: Icons, resume: Callable[[str], None], retry: Callable[[str], None], start: Callable[[str], None],
-                 show_delta: Callable[[str], None]) -> None:
+                 show_delta: Callable[[str], None], chat: Callable[[str], None], add: Callable[[str], None],
+                 open_folder: Callable[[str], None]) -> None:
         super().__init__()
         self._icons = icons
-        self._calls = {"resume": resume, "retry": retry, "start": start, "show": show_delta}
+        self._calls = {"resume": resume, "retry": retry, "start": start, "show": show_delta, "chat": chat,
+                       "add": add, "folder": open_folder}
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._key: tuple[object, ...] = ()
@@ -87,17 +90,17 @@ class Banner(QWidget):
             self.setFixedHeight(layout.totalHeightForWidth(self.width()) if layout.hasHeightForWidth() else
                                 layout.totalSizeHint().height())
 
-    def show_job(self, item: QueueItem | None, entry: DeltaEntry | None, ahead: float | None, held: bool) -> None:
+    def show_job(self, item: QueueItem | None, place: Place, ahead: float | None, held: bool) -> None:
         """Show what fits a job's state."""
         wait = waiting_text(ahead, held) if item is not None and item.state == State.WAITING else ()
-        key = (item.id, item.state, item.error, entry, wait, item.weights_bytes, item.blocks_done) if item is not None else ()
+        key = (item.id, item.state, item.error, place, wait, item.weights_bytes, item.blocks_done) if item is not None else ()
         if item is not None and item.state == State.RUNNING:
             key = ()
         if key == self._key:
             return
         self._key = key
         clear_layout(self._layout)
-        made = self._made(item, entry, ahead, held) if item is not None and key else None
+        made = self._made(item, place, ahead, held) if item is not None and key else None
         if made is not None:
             self._layout.addWidget(made)
             self._fit()
@@ -113,14 +116,30 @@ class Banner(QWidget):
         made.show_words(tone, title, text, buttons)
         return made
 
-    def _made(self, item: QueueItem, entry: DeltaEntry | None, ahead: float | None, held: bool) -> QWidget | None:
+    def _done(self, item: QueueItem, place: Place) -> DoneCard:
+        chat = self._button("Open in Chat", "chat", item, "chat")
+        if place.listed is not None:
+            buttons = [self._button("Show delta", "show", item, "deltas", primary=True), chat]
+        else:
+            add = self._button("Add to library", "add", item, "import", primary=True)
+            buttons = [add, self._button("Open folder", "folder", item, "folder"), chat]
+        is_there = Path(item.folder).is_dir() if item.folder else False
+        for made in buttons:
+            made.setEnabled(is_there)
+            made.setToolTip("" if is_there else f"The folder '{item.folder}' is not there any more")
+        if is_there:
+            chat.setToolTip("Load its base and talk to it")
+        if is_there and place.listed is None:
+            buttons[0].setEnabled(not place.adding)
+            buttons[0].setToolTip(place.adding or f"It was saved in '{Path(item.folder).parent}': copy it into the library")
+        said = done_text(item, place.entry) + ("" if place.listed is not None else " It is not in the library.")
+        return DoneCard(self._icons, f"{item.name} is ready", said, buttons, duration(item.seconds))
+
+    def _made(self, item: QueueItem, place: Place, ahead: float | None, held: bool) -> QWidget | None:
         at = f" at block {item.blocks_done} of {item.blocks}" if item.blocks else ""
         kept = "Finished layers are kept."
         if item.state == State.DONE:
-            show = self._button("Show delta", "show", item, "deltas", primary=True)
-            show.setEnabled(Path(item.folder).is_dir() if item.folder else False)
-            show.setToolTip("" if show.isEnabled() else f"The folder '{item.folder}' is not there any more")
-            return DoneCard(self._icons, f"{item.name} is ready", done_text(item, entry), [show], duration(item.seconds))
+            return self._done(item, place)
         if item.state == State.FAILED:
             return ErrorCard(self._icons, failure_of(item.error), [self._button("Retry", "retry", item, "reload", primary=True)],
                              title=error_title(item))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.jobs.queue import QueueItem, State
+from app.jobs.rows import KEPT
+from app.jobs.runlog import kept_text
 from app.jobs.runstate import RunState, Stage
 from app.models.layers import AXIS_WORDS, LayerRow
 from app.words import about, count, size
@@ -77,6 +79,8 @@ def _done(name: str, stage: Stage, state: RunState | None) -> str:
         return f"{layers}, {count(state.blocks, 'block')}" if state.blocks else layers
     took = f" in {about(stage.seconds)}" if stage.seconds else ""
     if name == "fit":
+        if kept := sum(row.note == KEPT for row in state.layers):
+            return kept_text(kept, state.layers_total)
         return f"{state.layers_done:,} of {state.layers_total:,}{took}"
     if name == "tune":
         return f"{count(stage.total, 'step')}{took}" if stage.total else "left out"
@@ -169,7 +173,8 @@ def job_choice(item: QueueItem, words: str) -> str:
 
 
 def newest_with_run(items: Sequence[QueueItem]) -> QueueItem | None:
-    """The job to show first: the one that runs, else the last that ran, else the first that waits."""
+    """The job to show first: the one that runs, else the last that stopped and may go on, else the last that ran at all,
+    else the first that waits."""
     running = next((i for i in items if i.is_on_worker), None)
-    ran = [i for i in items if i.began is not None]
+    ran = [i for i in items if i.can_resume] or [i for i in items if i.began is not None]
     return running or (max(ran, key=lambda i: i.ended or i.began or 0.0) if ran else (items[0] if items else None))

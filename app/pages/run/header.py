@@ -37,7 +37,7 @@ class RunHeader(QWidget):
         self.jobs = QComboBox()
         self.jobs.setAccessibleName("Job to show")
         self.jobs.setToolTip("Show another job of the queue")
-        self.jobs.setMinimumContentsLength(12)
+        self.jobs.setMinimumContentsLength(18)
         self.jobs.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.jobs.activated.connect(self._activated)
         self.pause = button("Pause", icons=icons, icon="pause")

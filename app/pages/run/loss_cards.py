@@ -147,6 +147,8 @@ class TuneCard(Card):
         """Show a run's tuning, or `starts`: when it will begin."""
         curve = state.tune_curve() if state is not None else None
         begun = curve is not None and not curve.is_empty
+        if begun and curve is not None and ghost is not None and ghost.objective != curve.objective:
+            ghost = None                              # another loss: on one scale the two would only mislead
         objective = curve.objective if begun and curve is not None else ghost.objective if ghost is not None else "kl"
         name = OBJECTIVES.get(objective, "loss")
         self.caption.setText(name if begun else f"{name} to the fine-tune")

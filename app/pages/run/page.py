@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QResizeEvent, QShowEvent
+from PySide6.QtCore import Qt, QTimer, QUrl
+from PySide6.QtGui import QDesktopServices, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QMessageBox, QSizePolicy, QVBoxLayout, QWidget
 
+from app.chat.session import Source
 from app.context import Context
 from app.jobs.queue import QueueItem, State
 from app.jobs.runstate import RunState, TuneCurve
@@ -18,6 +19,7 @@ from app.pages.run.events import EventsCard
 from app.pages.run.facts import newest_with_run, tune_start_text
 from app.pages.run.header import RunHeader
 from app.pages.run.loss_cards import LayerLossCard, TuneCard
+from app.pages.run.outside import Outside, Place
 from app.pages.run.strip import StageStrip
 from app.tasks import Failure
 from app.widgets.basics import Card, button, scrolled
@@ -27,6 +29,9 @@ from core.errors import DeltadeckError
 
 DWELL = 0.35
 """Seconds that a followed layer stays on screen at least: some are fitted in less, and would only flicker."""
+
+STAY = 10.0
+"""Seconds that a job which was told to stop stays on screen at least, though another runs."""
 
 LOG_EVERY = 200
 """Milliseconds between two updates of the event log."""
@@ -54,10 +59,13 @@ class RunPage(QWidget):
         # Painting the log costs more than all else, and nobody reads fifteen versions of it a second.
         self._log_rests = QTimer(self, singleShot=True, interval=LOG_EVERY)
         self._log_rests.timeout.connect(self._show_log)
+        self._acted = 0.0
         icons = ctx.icons
+        self._outside = Outside(ctx, self)
         self.header = RunHeader(icons)
         self.strip = StageStrip(icons)
-        self.banner = Banner(icons, self.resume, self.retry, self._start, self._show_delta)
+        self.banner = Banner(icons, self.resume, self.retry, self._start, self._show_delta, self._open_chat,
+                             self._add, self._open_folder)
         self.loss, self.tune = LayerLossCard(icons), TuneCard(icons)
         self.map, self.events = AxisMapCard(icons), EventsCard(icons)
         self.empty = Card()
@@ -116,6 +124,7 @@ class RunPage(QWidget):
         for plot in (self.loss.plot, self.tune.plot):
             plot.trouble.connect(self._trouble)
         self._ctx.library.changed.connect(self._refresh)
+        self._outside.changed.connect(self._refresh)
         jobs.pumped.connect(self._pumped)
         jobs.queue_changed.connect(self._queue_changed)
         self._refresh()
@@ -139,7 +148,7 @@ class RunPage(QWidget):
     def show_job(self, id: str) -> None:
         """Show a job, and stay with it unless it is the one that runs."""
         current = self._ctx.jobs.current()
-        self._picked = current is None or current.id != id
+        self._picked, self._acted = current is None or current.id != id, 0.0
         self._turn_to(id)
         self._refresh()
 
@@ -153,10 +162,15 @@ class RunPage(QWidget):
             self.loss.follow.setChecked(True)
 
     def _settle(self) -> None:
-        """Make sure that the job on screen exists, and is the running one where the user picked none."""
-        jobs = self._ctx.jobs
-        if self.item is None:
-            self._picked = False
+        """Make sure that the job on screen exists, and is the running one where the user picked none.
+
+        A job that was told to stop stays on screen: the next one must not slip under a second click.
+        """
+        jobs, item = self._ctx.jobs, self.item
+        if item is None or item.state == State.RUNNING or (self._acted and item.is_ended and not self._is_fresh()):
+            self._picked, self._acted = False, 0.0
+        elif item.state in (State.PAUSING, State.CANCELLING):
+            self._picked, self._acted = True, time.monotonic()
         wanted = newest_with_run(jobs.items())
         current = jobs.current()
         if wanted is None:
@@ -164,8 +178,13 @@ class RunPage(QWidget):
         elif self.item is None or (current is not None and not self._picked):
             self._turn_to(wanted.id)
 
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._acted < STAY
+
     def shown(self) -> None:
         """The page comes on screen."""
+        if self._acted and not self._is_fresh():
+            self._picked, self._acted = False, 0.0
         self._refresh()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -189,7 +208,7 @@ class RunPage(QWidget):
         if not self.isVisible():
             return
         if state.id != self._id:
-            if not self._picked:
+            if not self._picked or (self._acted and not self._is_fresh() and (item := self.item) is not None and item.is_ended):
                 self._refresh()
             return
         self._update(state, every=False)
@@ -200,9 +219,9 @@ class RunPage(QWidget):
         self._area.setVisible(item is not None)
         self._none.setVisible(item is None)
         self.header.show_job(item, jobs.items())
-        entry = self._ctx.library.entry(Path(item.folder)) if item is not None and item.folder else None
+        place = self._outside.place(Path(item.folder)) if item is not None and item.folder else Place()
         ahead = jobs.seconds_ahead(item.id) if item is not None and item.state == State.WAITING else None
-        self.banner.show_job(item, entry, ahead, jobs.is_held)
+        self.banner.show_job(item, place, ahead, jobs.is_held)
         if item is not None:
             self._update(self.state, every=True)
 
@@ -235,8 +254,10 @@ class RunPage(QWidget):
         wanted = state.current
         if wanted is None:
             wanted = next((row.tensor for row in reversed(state.layers) if row.state == "done"), None)
+        if wanted == self._tensor or (self._tensor is not None and wanted is not None and not _has_curves(state, wanted)):
+            return                                     # the last layer's curves stay until the next one has points
         now = time.monotonic()
-        if wanted != self._tensor and (now - self._since >= DWELL or not state.is_running or self._tensor is None):
+        if now - self._since >= DWELL or not state.is_running or self._tensor is None:
             self._tensor, self._since = wanted, now
 
     def _update_tune(self, state: RunState | None, item: QueueItem, every: bool) -> None:
@@ -267,12 +288,13 @@ class RunPage(QWidget):
         self._ctx.jobs.pause(self._id)
 
     def resume(self, id: str) -> None:
-        """Go on with a job."""
-        self._picked = False
+        """Go on with a job; it stays on screen, also where it has to wait."""
+        self._picked, self._acted = True, 0.0
         self._ctx.jobs.resume(id)
 
     def retry(self, id: str) -> None:
         """Queue a job again."""
+        self._picked, self._acted = True, 0.0
         try:
             self._ctx.jobs.retry(id)
         except DeltadeckError as e:
@@ -286,6 +308,7 @@ class RunPage(QWidget):
         if (item := self.item) is None or not item.can_cancel or self._question is not None:
             return
         box = QMessageBox(QMessageBox.Icon.Question, "Cancel the job", f"Cancel {item.name}?", parent=self)
+        box.setTextFormat(Qt.TextFormat.PlainText)
         after = "It stops after the step that is under way. " if item.is_on_worker else ""
         box.setInformativeText(f"{after}Finished layers are kept: Retry goes on from there.")
         yes = box.addButton("Cancel the job", QMessageBox.ButtonRole.DestructiveRole)
@@ -307,9 +330,22 @@ class RunPage(QWidget):
 
     def _show_delta(self, id: str) -> None:
         item = self._ctx.jobs.item(id)
-        if item is not None and item.folder:
+        if item is not None and item.folder and (listed := self._outside.place(Path(item.folder)).listed) is not None:
             self._ctx.go("deltas")
-            self._ctx.library.select(Path(item.folder))
+            self._ctx.library.select(listed)
+
+    def _add(self, id: str) -> None:
+        if (item := self._ctx.jobs.item(id)) is not None and item.folder:
+            self._outside.add(Path(item.folder))
+
+    def _open_folder(self, id: str) -> None:
+        if (item := self._ctx.jobs.item(id)) is not None and item.folder:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(item.folder))
+
+    def _open_chat(self, id: str) -> None:
+        item = self._ctx.jobs.item(id)
+        if item is not None and item.folder:
+            self._ctx.chat.open(str(item.request.get("base", "")), (Source(Path(item.folder)),))
 
     def _open_demo(self) -> None:
         from app.actions import Act
@@ -322,3 +358,9 @@ class RunPage(QWidget):
 
     def _trouble(self, text: str) -> None:
         self._ctx.notify(text, "danger")
+
+
+def _has_curves(state: RunState, tensor: str) -> bool:
+    """Whether there is something to draw of a layer, or never will be."""
+    row = state.row(tensor)
+    return row is None or row.state != "now" or any(len(view.iterations) for view in state.curves_of(tensor))

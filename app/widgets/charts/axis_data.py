@@ -153,8 +153,9 @@ class Grid:
         return key if key in self.cells else None
 
     def counts(self) -> Counter[str]:
-        """Tensors on the map by what they chose; `todo` counts those that are not finished."""
-        return Counter(row.winner if row.state == "done" else "todo" for cell in self.cells.values() for row in cell.rows)
+        """Tensors in blocks by what they chose; `todo` counts those that are not finished. Embeddings and heads don't count."""
+        return Counter(row.winner if row.state == "done" else "todo" for cell in self.cells.values() if cell.block is not None
+                       for row in cell.rows)
 
     def step(self, key: Key, across: int, down: int) -> Key:
         """The next cell in a direction, over places without a cell; the same one at the edge. The outer ones lie below."""

@@ -11,7 +11,7 @@ from app.widgets.charts.axis_data import AXES, Cell
 from app.widgets.hover_card import HoverFacts
 from app.words import count, duration, listed, percent, size
 
-CSV_HEADER = ("block", "kind", "tensor", "shape", "state", "codec", "axis", "axes of parts", "won by", "held-out loss",
+CSV_HEADER = ("block", "kind", "tensor", "shape", "state", "codec", "axis", "axes of parts", "won by", "lost change",
               "training loss", "recovery", *(f"held-out loss of {axis}" for axis in AXES), "change", "bytes", "seconds", "note")
 
 
@@ -46,7 +46,7 @@ def _many(cell: Cell) -> list[tuple[str, str]]:
     if waiting:
         found.append(("To do", str(waiting)))
     if (loss := cell.mean("held_out")) is not None:
-        found.append(("Held-out loss, mean", f"{loss:.3f}"))
+        found.append(("Lost change, mean", f"{loss:.3f}"))
     recoveries = [row.recovery for row in cell.rows if row.recovery is not None]
     if recoveries:
         found += [("Recovery, mean", f"{sum(recoveries) / len(recoveries):.3f}"), ("Recovery, lowest", f"{min(recoveries):.3f}")]

@@ -34,7 +34,7 @@ class Mode:
 MODES = (
     Mode("margin", "Axis and margin", "How clearly the axis won", lambda c: c.margin, lambda x: percent(x, 0)),
     Mode("recovery", "Recovery", "Recovery, 1 = the fine-tune", lambda c: c.mean("recovery"), lambda x: f"{x:.3g}"),
-    Mode("loss", "Held-out loss", "Held-out loss, share of the change", lambda c: c.mean("held_out"), lambda x: f"{x:.3g}"),
+    Mode("loss", "Lost change", "Lost change, share lost as stored", lambda c: c.mean("held_out"), lambda x: f"{x:.3g}"),
     Mode("change", "Change", "Change, relative to the base", lambda c: c.mean("change"), lambda x: f"{100 * x:.3g} %"),
     Mode("bytes", "Stored size", "Stored size", lambda c: float(c.bytes) if c.bytes else None,
          lambda x: size(x).replace(".00 ", " ") if x else "0"),

@@ -59,7 +59,7 @@ class ChangeChart(PaintedChart):
 
     def minimumSizeHint(self) -> QSize:
         """Rows that can still be told apart."""
-        return QSize(self.theme.px(480), self._height(24))
+        return QSize(self.theme.px(370), self._height(24))
 
     def _height(self, row: float) -> int:
         return self.theme.px(24 + 44 + row * max(1, len(self._kinds)))

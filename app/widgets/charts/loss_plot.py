@@ -10,6 +10,7 @@ import numpy as np
 from PySide6.QtWidgets import QWidget
 
 from app.jobs.curves import CurveView
+from app.jobs.rows import KEPT
 from app.jobs.runlog import OBJECTIVES
 from app.jobs.runstate import TuneCurve
 from app.models.layers import AXIS_WORDS, LayerRow
@@ -127,6 +128,7 @@ class LayerLossPlot(PlainPlot):
         for view in curves:
             if view.axis in self._axes and len(view.iterations):
                 by_axis[view.axis].append(view)
+        done = row is not None and row.state == "done"
         labels, losses, last = [], {}, 0.0
         for axis, made in self._axes.items():
             if not (views := by_axis.get(axis)):
@@ -136,14 +138,18 @@ class LayerLossPlot(PlainPlot):
             made.set(x, training, held_out)
             last = max(last, float(x[-1]))
             if (end := made.held_out.last) is not None:
-                losses[axis] = end[1]
-                labels.append(EndLabel(end[1], f"{made.letter}  {loss_text(end[1])}", made.role, end[0],
+                # Once a layer is done the best iteration is kept, which need not be the last: say what was measured of it.
+                kept = row.loss_of(axis) if row is not None and done else None
+                losses[axis] = end[1] if kept is None else kept
+                labels.append(EndLabel(end[1], f"{made.letter}  {loss_text(losses[axis])}", made.role, end[0],
                                        400 if axis == "scalar" and len(by_axis) > 1 else 600))
-        done = row is not None and row.state == "done"
         if not losses and row is not None and row.losses:
             losses = {a: v for a in AXES if (v := row.loss_of(a)) is not None}
         self.sentence = compared(losses, not done, row.winner if row is not None and done else "")
-        self.message = "" if by_axis else ("Its curves were not kept" if done else "No points yet")
+        if row is not None and done and row.note == KEPT:
+            self.sentence = KEPT
+        self.message = "" if by_axis else ("No curves" if self.sentence == KEPT else "Its curves were not kept" if done
+                                           else "No points yet")
         self.setAccessibleDescription(self.sentence)
         self.finish(labels=labels, caption="held-out" if labels else "", now=last if live and labels else None)
 

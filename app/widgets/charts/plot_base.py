@@ -229,7 +229,7 @@ class PlainPlot(pg.PlotWidget):  # type: ignore[misc]
 
     def _dress(self) -> None:
         px = self.theme.px
-        self.plotItem.layout.setContentsMargins(px(46), px(8), 2, px(40))
+        self.plotItem.layout.setContentsMargins(px(56), px(8), 2, px(40))
         for one in self.series:
             one.dress()
         for over in (self._fit_button, self._scale_button):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
@@ -53,7 +54,10 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
         tried.append([v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)])
         if len(tried[-1]) > most:
             break
-    found = max((t for t in tried if len(t) <= most), key=len, default=tried[0])
+    # Two ticks closer than half of an even share would have their words on top of each other.
+    apart = math.log(high / low) / (2 * most)
+    roomy = [t for t in tried if len(t) <= most and all(math.log(b / a) >= apart for a, b in pairwise(t))]
+    found = max(roomy, key=len, default=tried[0])
     # A coarser step of few ticks is better than a finer one that is uneven, unless it leaves the scale all but bare.
     plain = [t for t in tried[:3] if 3 <= len(t) <= most]
     found = max(plain, key=len) if plain else found

@@ -34,9 +34,11 @@ class StackedAxes(PaintedChart):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, "Axis by layer kind", parent)
         self._kinds: tuple[Counts, ...] = ()
+        self.other_name = "Other"
 
-    def set_kinds(self, kinds: Sequence[Counts]) -> None:
-        """Show these, from the top down."""
+    def set_kinds(self, kinds: Sequence[Counts], other_name: str = "Other") -> None:
+        """Show these, from the top down; `other_name` is what those have in common that are neither by row nor by column."""
+        self.other_name = other_name
         self._kinds = tuple(k for k in kinds if k.row + k.column + k.other)
         self.tell()
 
@@ -50,13 +52,15 @@ class StackedAxes(PaintedChart):
 
     def table(self) -> tuple[tuple[str, ...], Rows]:
         """Kind and counts."""
-        return ("Layer kind", "Row", "Column", "Other"), [(k.kind, str(k.row), str(k.column), str(k.other)) for k in self._kinds]
+        titles = ("Layer kind", "Row", "Column", self.other_name)
+        return titles, [(k.kind, str(k.row), str(k.column), str(k.other)) for k in self._kinds]
 
     def facts(self, index: int) -> Facts | None:
         """Counts and shares of a kind."""
         k = self._kinds[index]
         whole = k.row + k.column + k.other
-        parts = (("Row (per output)", k.row), ("Column (per input)", k.column), ("Stored in another way", k.other))
+        other = "Stored in another way" if self.other_name == "Other" else self.other_name
+        parts = (("Row (per output)", k.row), ("Column (per input)", k.column), (other, k.other))
         return Facts(f"{k.kind}, {words.count(whole, 'matrix', 'matrices')}",
                      tuple((name, f"{count}, {words.percent(count / whole, 0)}") for name, count in parts if count))
 
@@ -121,7 +125,7 @@ class StackedAxes(PaintedChart):
                 inside = body.adjusted(t.px(8), 0, -t.px(8), 0)
                 self.text(painter, inside, said, font, t.ink_on(colour), LEFT if letter == "R" else RIGHT)
             else:
-                outside.append(said if letter else f"{count} other")
+                outside.append(said if letter else f"{count} {self.other_name.lower()}")
             left += count
         if outside:
             at = scale.at(left) + t.px(6)

@@ -9,7 +9,9 @@ import pytest
 
 from app.jobs.buffer import EventBuffer
 from app.jobs.queue import Failure, State
+from app.jobs.runlog import fit_text
 from app.jobs.runstate import RunState
+from app.models.layers import LayerRow
 from core.events import AnyEvent, LayerFitted, Progress, StageStarted, TunePoint, Warned
 from tests.app.jobs.play import fitted, point, started, whole_job
 
@@ -130,3 +132,17 @@ def test_tuning_that_did_not_help() -> None:
     state = told([StageStarted(stage="tune", total=2, message="kl"), TunePoint(step=0, total=2, epoch=0, held_out=0.1),
                   TunePoint(step=2, total=2, epoch=0, held_out=0.2)])
     assert texts(state, "step")[-1] == "Tuning done: held-out KL 0.2, not below the start"
+
+
+def test_layers_that_nobody_fits_are_done_with_the_fit() -> None:
+    state = RunState("id", "pirate")
+    state.expect([(f"layer.{i}", 0, "q", (4, 12)) for i in range(3)])
+    told([StageStarted(stage="prepare", total=3), fitted(0, 3), StageStarted(stage="tune", total=2, message="mse", time=2.0)], state)
+    assert state.winners() == {"row": 1, "scalar": 2} and state.layers_done == 3
+    assert [row.bytes for row in state.layers[1:]] == [4 * 2 + 2] * 2 and state.bytes_fitted == 1000 + 20
+    assert texts(state, "done")[-1] == "2 layers keep their mean change"
+
+
+def test_a_summary_counts_layers_in_blocks() -> None:
+    rows = [LayerRow("a", 0, "q", winner="row"), LayerRow("b", 0, "k", winner="both"), LayerRow("c", None, "head", winner="row")]
+    assert fit_text(rows) == "Fit done: row 1, row x column 1"

@@ -11,7 +11,7 @@ from pytestqt.qtbot import QtBot
 
 from app.jobs.manager import JobManager
 from app.jobs.queue import Failure, QueueItem, State
-from app.models.queue import MIME, QueueModel, Role, status_text
+from app.models.queue import MIME, OpenJobs, QueueModel, Role, status_text
 from tests.app.jobs.play import Player, request
 
 Watch = Callable[[QAbstractItemModel], None]
@@ -109,3 +109,15 @@ def test_only_moves_of_jobs_are_taken(model: QueueModel) -> None:
     ({"state": State.FAILED, "error": Failure(what="The disk is full.")}, "failed: The disk is full."), ({}, "waiting")])
 def test_status_in_words(changes: dict[str, object], expected: str) -> None:
     assert status_text(QueueItem(id="a", name="a", request={}, **changes)) == expected      # type: ignore[arg-type]
+
+
+def test_what_is_over_is_listed_only_when_asked_for(jobs: JobManager, model: QueueModel, watched: Watch) -> None:
+    shown = OpenJobs(model)
+    watched(shown)
+    first = jobs.items()[0]
+    jobs.cancel(first.id)
+    assert [shown.index(i, 0).data() for i in range(shown.rowCount())] == ["b", "c", "d"] and shown.first_open() == 0
+    shown.show_ended(True)
+    assert shown.rowCount() == 4 and shown.first_open() == 1
+    shown.show_ended(False)
+    assert shown.rowCount() == 3

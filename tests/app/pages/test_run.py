@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def test_choosing_a_layer_shows_it_and_ends_following(page: RunPage, ctx: Contex
     QTest.mouseClick(page.map.map, Qt.MouseButton.LeftButton, pos=rect.center())
     assert not page.loss.follow.isChecked() and page.tensor == "layer.0"
     assert page.loss.caption.text() == "block 0, q"
-    assert page.loss.plot.sentence == "Row chosen: held-out loss 43 % below column"
+    assert page.loss.plot.sentence == "Row chosen: held-out loss 50 % below column"
     assert page.loss.plot.now is None
     assert "row 0.100, column 0.200, scalar 0.300" in page.loss.facts.accessibleName()
     play(page, stage, qtbot, layer(2)[-1:] + layer(3, finish=False), lambda s: s.current == "layer.3")
@@ -289,7 +290,7 @@ def test_tuning_has_a_chart_of_its_own(page: RunPage, ctx: Context, stage: Stage
 
 
 def test_done_and_the_next_run_has_a_ghost(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot, said: Said) -> None:
-    add(ctx)
+    add(ctx, output=str(ctx.library.root / "pirate"))
     stage.give(*FITTING, *TUNING, *REST, end=True)
     reach(page, qtbot, State.DONE)
     assert page.strip.bar.value() == 1000
@@ -299,7 +300,7 @@ def test_done_and_the_next_run_has_a_ghost(page: RunPage, ctx: Context, stage: S
     assert not page.header.cancel.isEnabled() and "the job is done" in page.header.cancel.toolTip()
     with qtbot.waitSignal(ctx.library.select_asked) as asked:
         press(page, "Show delta")
-    assert asked.args == [ctx.data / "pirate"] and said.pages == ["deltas"]
+    assert asked.args == [ctx.library.root / "pirate"] and said.pages == ["deltas"]
     add(ctx, "second")
     reach(page, qtbot, State.RUNNING)
     assert page.header.name.whole_text() == "second"
@@ -421,6 +422,92 @@ def test_events_as_the_engine_told_them(page: RunPage, ctx: Context, stage: Stag
     assert layer_facts(row) == "Held-out: row 0.109, column 0.113, scalar 0.212 · recovery 0.880 · 42.62 kB"
     assert page.strip.left.accessibleName() == "left: 11 min"
     assert page.strip.stages["fit"].accessibleName() == "Fit layers: 1 of 210, in block 0"
+
+
+# ----------------------------------------------------------------------------------- where it is, what is on screen
+def test_a_delta_outside_the_library_shows_its_figures_and_is_added(
+        page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = ctx.library.root
+    found = DeltaEntry(ctx.data / "pirate", "pirate", bytes=13_900_000, ratio=19.3, kl=0.0041, base_kl=0.339, sha256="1")
+    monkeypatch.setattr("app.library.reading.read_delta", lambda folder: replace(found, path=folder, name=folder.name))
+    monkeypatch.setattr("app.library.operations.copy_delta", lambda task, source, library: library / source.name)
+    opened: list[str] = []
+    monkeypatch.setattr("app.pages.run.page.QDesktopServices.openUrl", lambda url: opened.append(url.toLocalFile()))
+    ctx.engine.is_ready = True
+    add(ctx)
+    stage.give(*FITTING, *TUNING, *REST, end=True)
+    reach(page, qtbot, State.DONE)
+    wanted = "13.90 MB, 19.3 times smaller. KL 0.0041, base alone 0.339. It is not in the library."
+    qtbot.waitUntil(lambda: wanted in texts(page))
+    press(page, "Open folder")
+    assert opened == [str(ctx.data / "pirate")]
+    press(page, "Add to library")
+    qtbot.waitUntil(lambda: ("pirate is in the library", "success") in said.notes)
+    monkeypatch.setattr(ctx.library, "entries", lambda: (replace(found, path=root / "pirate"),))
+    ctx.library.changed.emit()
+    assert wanted.removesuffix(" It is not in the library.") in texts(page)
+    with qtbot.waitSignal(ctx.library.select_asked) as asked:
+        press(page, "Show delta")
+    assert asked.args == [root / "pirate"]
+
+
+def test_the_done_card_is_low(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:
+    page.resize(1112, 628)
+    add(ctx)
+    stage.give(*FITTING, *TUNING, *REST, end=True)
+    reach(page, qtbot, State.DONE)
+    QApplication.processEvents()
+    assert page.banner.height() <= 64
+
+
+def test_a_paused_job_stays_on_screen_though_the_next_one_runs(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    first = add(ctx)
+    fitting(page, stage, qtbot)
+    second = add(ctx, "second")
+    press(page, "Pause")
+    qtbot.waitUntil(lambda: (current := ctx.jobs.current()) is not None and current.id == second.id)
+    stage.give(Progress(stage="fit", done=1, total=2, fraction=0.2, time=1.0))
+    qtbot.waitUntil(lambda: (state := ctx.jobs.run_state(second.id)) is not None and state.fraction == 0.2)
+    assert page.item is not None and page.item.id == first.id
+    assert page.header.resume.isVisible() and page.header.pause.isHidden()
+    QTest.mouseClick(page.header.resume, Qt.MouseButton.LeftButton)
+    assert page.item.id == first.id and page.item.state == State.WAITING
+    page.show_job(second.id)
+    ctx.jobs.cancel(second.id)
+    monkeypatch.setattr("app.pages.run.page.STAY", 0.0)
+    qtbot.waitUntil(lambda: page.item is not None and page.item.id == first.id and page.item.state == State.RUNNING)
+
+
+def test_curves_stay_until_the_next_layer_has_points(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.pages.run.page.DWELL", 0.0)
+    add(ctx)
+    fitting(page, stage, qtbot)
+    qtbot.waitUntil(lambda: page.tensor == "layer.2")
+    start, *points = layer(3, finish=False)
+    play(page, stage, qtbot, [*layer(2)[-1:], start], lambda s: s.current == "layer.3")
+    assert page.tensor == "layer.2" and page.loss.plot.message == ""
+    play(page, stage, qtbot, points, lambda s: bool(s.curves_of("layer.3")))
+    qtbot.waitUntil(lambda: page.tensor == "layer.3")
+    assert page.loss.plot.message == ""
+
+
+def test_a_job_that_fits_nothing_says_what_its_layers_keep(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:
+    add(ctx, recipe="bitdelta")
+    told = [StageStarted(stage="prepare", total=9), *layer(0)[-1:], StageStarted(stage="tune", total=4, message="mse", time=7.0)]
+    play(page, stage, qtbot, told, lambda s: s.layers_done == 4)
+    assert page.strip.stages["fit"].accessibleName() == "Fit layers: 3 of 4 layers keep their mean change"
+    assert page.map.map.counts() == {"row": 1, "scalar": 3}
+    page.show_layer(page.map.model.rows()[1])
+    assert page.loss.plot.sentence.startswith("Keeps its mean change") and page.loss.plot.message == "No curves"
+
+
+def test_after_a_restart_what_was_interrupted_comes_first() -> None:
+    done = QueueItem(id="a", name="a", request={}, state=State.DONE, began=5.0, ended=9.0)
+    old = QueueItem(id="b", name="b", request={}, state=State.PAUSED, began=1.0)
+    last = QueueItem(id="c", name="c", request={}, state=State.INTERRUPTED, began=2.0)
+    assert newest_with_run([old, last, done]) is last
 
 
 # ---------------------------------------------------------------------------------------------------- events

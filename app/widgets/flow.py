@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QLayout, QLayoutItem, QWidget
 
 
 class FlowLayout(QLayout):
-    """Widgets at their own size, as many on a line as fit."""
+    """Widgets at their own size, as many on a line as fit, each in the middle of its line's height."""
 
     def __init__(self, parent: QWidget | None = None, gap: int = 8) -> None:
         super().__init__(parent)
@@ -66,13 +66,21 @@ class FlowLayout(QLayout):
         return size
 
     def _arrange(self, rect: QRect, *, move: bool) -> int:
-        x, y, line = rect.x(), rect.y(), 0
+        lines: list[list[tuple[QLayoutItem, int, QSize]]] = [[]]
+        x = 0
         for item in self._items:
+            if item.isEmpty():                         # hidden
+                continue
             size = item.sizeHint().boundedTo(QSize(max(rect.width(), 1), 10_000))
-            if x > rect.x() and x + size.width() > rect.x() + rect.width():
-                x, y, line = rect.x(), y + line + self._gap, 0
-            if move:
-                item.setGeometry(QRect(QPoint(x, y), size))
+            if x and x + size.width() > rect.width():
+                lines.append([])
+                x = 0
+            lines[-1].append((item, x, size))
             x += size.width() + self._gap
-            line = max(line, size.height())
-        return y + line - rect.y()
+        y = 0
+        for line in lines:
+            height = max((size.height() for _, _, size in line), default=0)
+            for item, left, size in line if move else ():
+                item.setGeometry(QRect(QPoint(rect.x() + left, rect.y() + y + (height - size.height()) // 2), size))
+            y += height + (self._gap if line is not lines[-1] else 0)
+        return y
