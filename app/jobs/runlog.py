@@ -37,10 +37,9 @@ def fit_text(rows: list[LayerRow]) -> str:
     return "Fit done" + (": " if won else "") + ", ".join(f"{names.get(w, w)} {n}" for w, n in won.most_common())
 
 
-def kept_text(number: int, total: int | None = None) -> str:
-    """`28 layers keep their mean change`, or `28 of 29 layers keep their mean change`."""
-    of = count(number if total is None else total, "layer")
-    return f"{of if total is None else f'{number:,} of {of}'} {'keeps its' if number == 1 else 'keep their'} mean change"
+def kept_text(number: int) -> str:
+    """`28 layers keep their mean change`."""
+    return f"{count(number, 'layer')} {'keeps its' if number == 1 else 'keep their'} mean change"
 
 
 def tune_text(objective: str, before: float | None, after: float, is_start: bool) -> str:

@@ -23,7 +23,8 @@ from app.words import listed
 from core.errors import DeltadeckError
 
 if TYPE_CHECKING:
-    from core.artifact import Delta, TensorRecord
+    from core.artifact import Delta
+    from core.record import TensorRecord
 
 CONFIG = "delta_config.json"
 CARD = "README.md"
@@ -111,7 +112,7 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
         kl_se=_number(config.fidelity.get("se")) if is_kl else None,
         objective=objective, tokens=int(_number(config.fidelity.get("tokens")) or 0), sha256=config.sha256,
         base_sha256=config.base.sha256, kinds=kinds, layers=sum(k.row + k.column + k.other for k in kinds),
-        other_name=AXIS_WORDS.get(*others, "Other") if len(others) == 1 else "Other",
+        other_name=AXIS_WORDS.get(min(others), "Other") if len(others) == 1 else "Other",
         settings=settings_of(config.method, config.calibration, config.tool_version), fidelity=tuple(figures.items()),
         warnings=config.warnings)
 

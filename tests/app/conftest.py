@@ -14,6 +14,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 import pytest
 from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
+from pytestqt.qtbot import QtBot
 
 from app.actions import Actions
 from app.chat.session import ChatSession
@@ -24,6 +25,12 @@ from app.library.store import Library
 from app.settings import Settings
 from app.tasks import Engine, Tasks
 from app.theme import Theme
+
+PATIENCE = 60_000
+"""Milliseconds that a test waits for what has to come; only a failing test ever waits so long."""
+for _wait in (QtBot.waitUntil, QtBot.waitSignal, QtBot.waitSignals):
+    assert _wait.__kwdefaults__ is not None
+    _wait.__kwdefaults__["timeout"] = PATIENCE
 
 LASTING = ("pytest_timeout", "QThread", "Dummy", "ThreadPoolExecutor", "asyncio", "tqdm", "SAFE", "execnet")
 """Names of threads that libraries keep for the process, and of Qt's own as Python sees them."""

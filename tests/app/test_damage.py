@@ -175,7 +175,7 @@ def test_many_deltas_come_in_one_insertion_and_are_measured_once(
     page.model.rowsInserted.connect(lambda parent, first, last: inserted.append((first, last)))
     ctx.engine.is_ready = True
     ctx.library.refresh()
-    qtbot.waitUntil(lambda: len(ctx.library.entries()) == 12, timeout=20_000)
+    qtbot.waitUntil(lambda: len(ctx.library.entries()) == 12, timeout=60_000)
     assert inserted == [(0, 11)] and len(calls) < 6
 
 
@@ -196,7 +196,7 @@ def test_odd_memories_of_a_delta_are_left_out(
     library: Library = ctx.library
     ctx.engine.is_ready = True
     library.refresh()
-    qtbot.waitUntil(lambda: bool(library.entries()), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(library.entries()), timeout=60_000)
     (entry,) = library.entries()
     assert entry.load_times is None and entry.verified_at is None
     QApplication.processEvents()

@@ -132,8 +132,8 @@ class Banner(QWidget):
         if is_there and place.listed is None:
             buttons[0].setEnabled(not place.adding)
             buttons[0].setToolTip(place.adding or f"It was saved in '{Path(item.folder).parent}': copy it into the library")
-        said = done_text(item, place.entry) + ("" if place.listed is not None else " It is not in the library.")
-        return DoneCard(self._icons, f"{item.name} is ready", said, buttons, duration(item.seconds))
+        title = f"{item.name} is ready" + ("" if place.listed is not None else ", outside the library")
+        return DoneCard(self._icons, title, done_text(item, place.entry), buttons, duration(item.seconds))
 
     def _made(self, item: QueueItem, place: Place, ahead: float | None, held: bool) -> QWidget | None:
         at = f" at block {item.blocks_done} of {item.blocks}" if item.blocks else ""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from app.jobs.queue import QueueItem, State
 from app.jobs.rows import KEPT
-from app.jobs.runlog import kept_text
 from app.jobs.runstate import RunState, Stage
 from app.models.layers import AXIS_WORDS, LayerRow
 from app.words import about, count, size
@@ -80,7 +79,7 @@ def _done(name: str, stage: Stage, state: RunState | None) -> str:
     took = f" in {about(stage.seconds)}" if stage.seconds else ""
     if name == "fit":
         if kept := sum(row.note == KEPT for row in state.layers):
-            return kept_text(kept, state.layers_total)
+            return f"{kept:,} of {state.layers_total:,} at mean change"
         return f"{state.layers_done:,} of {state.layers_total:,}{took}"
     if name == "tune":
         return f"{count(stage.total, 'step')}{took}" if stage.total else "left out"

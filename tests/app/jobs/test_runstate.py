@@ -137,7 +137,8 @@ def test_tuning_that_did_not_help() -> None:
 def test_layers_that_nobody_fits_are_done_with_the_fit() -> None:
     state = RunState("id", "pirate")
     state.expect([(f"layer.{i}", 0, "q", (4, 12)) for i in range(3)])
-    told([StageStarted(stage="prepare", total=3), fitted(0, 3), StageStarted(stage="tune", total=2, message="mse", time=2.0)], state)
+    tune = StageStarted(stage="tune", total=2, message="mse", time=2.0)
+    told([StageStarted(stage="prepare", total=3), fitted(0, 3), tune], state)
     assert state.winners() == {"row": 1, "scalar": 2} and state.layers_done == 3
     assert [row.bytes for row in state.layers[1:]] == [4 * 2 + 2] * 2 and state.bytes_fitted == 1000 + 20
     assert texts(state, "done")[-1] == "2 layers keep their mean change"

@@ -39,7 +39,7 @@ def test_a_real_job_is_paused_resumed_and_done(make_jobs: Make, tmp_path: Path, 
         return run_core(request, listen, cancelled)
     jobs = make_jobs(run)
     item = jobs.add("tiny", small(tmp_path))
-    qtbot.waitUntil(at_layer.is_set, timeout=20_000)
+    qtbot.waitUntil(at_layer.is_set, timeout=60_000)
     jobs.pause(item.id)
     asked.set()
     paused = wait_for(qtbot, jobs, item, State.PAUSED)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from app.library.reading import (
+    count_kinds,
     delta_folders,
     is_base,
     method_label,
+    other_winners,
     read_card,
     read_delta,
     read_rows,
@@ -121,3 +125,14 @@ def test_settings_of_any_type_become_text() -> None:
     assert facts["Axis"] == "Row or column, per layer"
     assert facts["Deep"] == "a (b 1)" and facts["Seed"] == "[0]"
     assert "Samples" not in facts and facts["Made by"] == "Deltadeck 9"
+
+
+@pytest.mark.parametrize(("axes", "wanted"), [(("both", "both"), {"both"}), (("row", "column"), set()),
+                                              (("both", "scalar"), {"both", "scalar"})])
+def test_what_is_neither_by_row_nor_by_column_is_named(axes: tuple[str, ...], wanted: set[str]) -> None:
+    records = [SimpleNamespace(block=i, shape=(4, 4), codec="sign", kind="q", slices=[SimpleNamespace(axis=axis)])
+               for i, axis in enumerate(axes)]
+    head = SimpleNamespace(block=None, shape=(9, 4), codec="sign", kind="head", slices=[SimpleNamespace(axis="row")])
+    delta: Any = SimpleNamespace(config=SimpleNamespace(tensors=[*records, head]))
+    assert other_winners(delta) == wanted
+    assert sum(k.row + k.column + k.other for k in count_kinds(delta)) == 2

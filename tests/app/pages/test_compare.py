@@ -375,7 +375,7 @@ def test_the_popup_adds_and_takes_out_by_keys(compared: Stage) -> None:
 def test_measuring_times_one_delta_after_the_other(compared: Stage, qtbot: Any) -> None:
     card = compared.page.load_card
     card.repeats.setCurrentIndex(card.repeats.findData(7))
-    with qtbot.waitSignal(card.measuring.ended, timeout=5000):
+    with qtbot.waitSignal(card.measuring.ended, timeout=60_000):
         card.measure.click()
     assert compared.shelf.measured == [("per-axis", 7), ("chosen", 7), ("bitdelta", 7)]
     assert all(b.cold is not None for b in card.bars._bars)
@@ -392,7 +392,7 @@ def test_what_fails_is_said_and_stops_no_other(compared: Stage, qtbot: Any, said
             raise WrongBase("This is another base.", "", "Choose its own.")
         return times(0.1)
     compared.shelf.work = work
-    with qtbot.waitSignal(compared.page.load_card.measuring.ended, timeout=5000):
+    with qtbot.waitSignal(compared.page.load_card.measuring.ended, timeout=60_000):
         compared.page.load_card.measure.click()
     assert len(calls) == 3
     assert "per-axis could not be measured." in compared.texts()
@@ -415,7 +415,7 @@ def test_a_cancelled_measurement_is_over_only_when_its_run_is(compared: Stage, q
     card.cancel.click()
     assert card.measuring.is_busy
     assert card.cancel.text() == "Stopping..."
-    with qtbot.waitSignal(card.measuring.ended, timeout=5000):
+    with qtbot.waitSignal(card.measuring.ended, timeout=60_000):
         go_on.set()
     assert not card.measuring.is_busy
     assert len(compared.shelf.measured) == 1
@@ -449,7 +449,7 @@ def test_nothing_is_started_twice(compared: Stage, qtbot: Any) -> None:
     measuring = Measuring(compared.ctx, compared.page)
     measuring.start([], 3)
     assert not measuring.is_busy
-    with qtbot.waitSignal(measuring.ended, timeout=5000):
+    with qtbot.waitSignal(measuring.ended, timeout=60_000):
         measuring.start(ENTRIES[:1], 3)
         measuring.start(ENTRIES[1:], 3)
     assert compared.shelf.measured == [("per-axis", 3)]

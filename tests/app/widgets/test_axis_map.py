@@ -16,7 +16,7 @@ from PySide6.QtWidgets import QApplication, QVBoxLayout, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.icons import Icons
-from app.models.layers import LayerRow
+from app.models.layers import COLUMNS, LayerRow
 from app.tasks import Failure
 from app.theme import Choice, Theme, contrast
 from app.widgets.charts.axis_card import AxisMapCard
@@ -93,7 +93,16 @@ def test_kinds_stand_in_the_order_of_the_data_and_vectors_are_left_out() -> None
     assert grid.blocks == (0, 1, 2, 3) and grid.outer == ("embed",)
     assert grid.key_of("norm") is None
     assert grid.at(1, 7) is None and grid.at(9, 0) is None
-    assert grid.counts() == {"row": 19, "column": 3, "todo": 7, "same": 1}
+    assert grid.counts() == {"row": 19, "column": 3, "todo": 7}, "the embedding is no layer of a block"
+
+
+def test_the_share_that_is_lost_has_one_name_and_the_fits_loss_another() -> None:
+    assert next(mode.name for mode in MODES if mode.key == "loss") == "Lost change"
+    assert "Lost change" in [column.name for column in COLUMNS]
+    assert "lost change" in CSV_HEADER and "held-out loss of row" in CSV_HEADER and "held-out loss" not in CSV_HEADER
+    experts = Cell(0, "gate", (LayerRow("a", 0, "gate", held_out=0.2, winner="row"),
+                               LayerRow("b", 0, "gate", held_out=0.4, winner="row")))
+    assert ("Lost change, mean", "0.300") in hover_facts(experts, None).rows
 
 
 def test_a_cell_of_experts_shows_what_most_chose_and_lists_counts() -> None:

@@ -59,3 +59,10 @@ def test_nothing_is_drawn_of_nothing(chart: StackedAxes) -> None:
     chart.set_kinds([])
     assert set(row_of_colours(chart, 50)) == {chart.theme.color("surface-raised").name()}
     assert chart.accessibleDescription() == "Nothing to show"
+
+
+def test_what_is_neither_by_row_nor_by_column_has_a_name(chart: StackedAxes) -> None:
+    chart.set_kinds([KindCount("q", 0, 0, 7)], "Row x column")
+    facts = chart.facts(0)
+    assert facts is not None and facts.rows == (("Row x column", "7, 100 %"),)
+    assert chart.table()[0][-1] == "Row x column"
