@@ -33,8 +33,8 @@ DWELL = 0.35
 STAY = 10.0
 """Seconds that a job which was told to stop stays on screen at least, though another runs."""
 
-LOG_EVERY = 200
-"""Milliseconds between two updates of the event log."""
+DRAW_EVERY = 200
+"""Milliseconds between two updates of charts, map and log while a job runs: more would only slow the job down."""
 
 
 class RunPage(QWidget):
@@ -57,8 +57,11 @@ class RunPage(QWidget):
         self._ghost: tuple[str, TuneCurve | None] = ("", None)
         self._question: QMessageBox | None = None
         # Painting the log costs more than all else, and nobody reads fifteen versions of it a second.
-        self._log_rests = QTimer(self, singleShot=True, interval=LOG_EVERY)
-        self._log_rests.timeout.connect(self._show_log)
+        self._rests = QTimer(self, singleShot=True, interval=DRAW_EVERY)
+        self._rests.timeout.connect(self._catch_up)
+        self._is_late = False
+        self._missed: set[str] = set()
+        """Layers whose curves changed since they were drawn; "" is the tuning curve."""
         self._acted = 0.0
         icons = ctx.icons
         self._outside = Outside(ctx, self)
@@ -229,23 +232,29 @@ class RunPage(QWidget):
         if (item := self.item) is None:
             return
         self.strip.show_run(state, item)
-        if every or not self._log_rests.isActive():
-            self.events.show_run(state)
-            self._log_rests.start()
+        if not every and self._rests.isActive():
+            self._missed.update(state.changed_curves if state is not None else ())
+            self._is_late = True
+            return
+        self._missed.update(state.changed_curves if state is not None else ())
+        self._is_late = False
+        self._rests.start()
+        self.events.show_run(state)
         self.map.update_rows(state.layers if state is not None else ())
         self._update_layer(state, every)
         self._update_tune(state, item, every)
+        self._missed.clear()
 
-    def _show_log(self) -> None:
-        if self.isVisible() and self.item is not None:
-            self.events.show_run(self.state)
+    def _catch_up(self) -> None:
+        if self._is_late and self.isVisible():
+            self._update(self.state, every=False)
 
     def _update_layer(self, state: RunState | None, every: bool) -> None:
         if state is not None and self.loss.follow.isChecked():
             self._follow(state)
         row = state.row(self._tensor) if state is not None and self._tensor is not None else None
         key = (self._id, row, state.state if state is not None else None)
-        if every or key != self._layer_shown or (state is not None and self._tensor in state.changed_curves):
+        if every or key != self._layer_shown or self._tensor in self._missed:
             self._layer_shown = key
             self.loss.show_layer(state, row)
             self.map.select(row.tensor if row is not None else "")
@@ -262,7 +271,7 @@ class RunPage(QWidget):
 
     def _update_tune(self, state: RunState | None, item: QueueItem, every: bool) -> None:
         key = (self._id, state.stage if state is not None else "", item.state, tune_start_text(state, item))
-        if every or key != self._tune_shown or (state is not None and "" in state.changed_curves):
+        if every or key != self._tune_shown or "" in self._missed:
             self._tune_shown = key
             if every:
                 self._ghost = (self._id, self._ctx.jobs.last_tune_curve(self._id))
