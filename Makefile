@@ -33,7 +33,8 @@ bench: $(VENV)/.installed-dev
 pictures: $(VENV)/.system
 	$(BIN)/python -m app demo build/demo $(DEMO)
 	$(BIN)/python -m app.screenshots build/screenshots --demo build/demo
-	cp build/screenshots/compress.png build/screenshots/run.png build/screenshots/deltas.png build/screenshots/compare.png resources/pictures/
+	cp build/screenshots/compress.png build/screenshots/compare.png resources/pictures/
+	cp build/screenshots/run-done.png resources/pictures/run.png
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
 
+from app.checkpoints import shown_source
 from app.context import Context
 from app.library.entry import DeltaEntry
 from app.library.reading import read_card
@@ -241,7 +242,7 @@ class DetailPane(Card):
                        if entry.recovery is not None else "not measured")
         self.facts.set("KL", f"{kl_text(entry.kl)}{se}, base alone {kl_text(entry.base_kl)}" if entry.kl is not None else
                        "not measured" if entry.objective in ("", "kl") else "judged by squared logit error")
-        self.facts.set("Base", entry.base_path or f"{entry.base_name}, not found")
+        self.facts.set("Base", shown_source(entry.base_path) if entry.base_path else f"{entry.base_name}, not found")
         self.sizes.set_bars((Bar("Full checkpoint", entry.full_bytes, short_size(entry.full_bytes)),
                              Bar("Delta", entry.bytes, short_size(entry.bytes), True)))
         self._show_times(entry)
