@@ -98,6 +98,7 @@ def shoot(folder: Path, library: Path | None, events: Path | None, base: str, fi
         settings = Settings(data / "settings.json")
         settings.set(theme="light", library=str(library or data / "deltas"), page="compress")
         made = sorted(p.parent for p in library.glob("*/delta_config.json")) if library else []
+        made.sort(key=lambda p: not p.name.startswith(Path(fine_tuned).name))      # the one that the run made comes first
         playback = Playback(events, made[0] if made else None) if events else None
         window = Shell(settings, Theme("light"), data, playback)
         window.resize(*size)
