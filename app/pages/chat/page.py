@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -81,8 +81,6 @@ class ChatPage(QWidget):
         top.setStretch(0, 1)
         talking = QWidget()
         talking.setLayout(column(top, 4, self.sides, self.thread_view, self.undo, self.absent, self.composer, gap=4))
-        layout = talking.layout()
-        assert layout is not None
         self._talking = talking
         self._stack = QStackedWidget()
         self._stack.addWidget(self.blank)
@@ -93,8 +91,6 @@ class ChatPage(QWidget):
         body.addLayout(main, 1)
         body.addWidget(self.drawer)
         self.setLayout(column(row(self.header, margins=(24, 0, 24, 0)), body, gap=0))
-        body_layout = self.layout()
-        assert body_layout is not None
         self.drawer.hide()
 
     def _wire(self) -> None:
@@ -457,26 +453,27 @@ class ChatPage(QWidget):
         self.talk.delete_turn(index)
         self._offer_undo("The prompt and its answers are deleted", partial(self.talk.restore, before))
 
-    def _offer_undo(self, text: str, call: object) -> None:
+    def _offer_undo(self, text: str, call: Callable[[], object]) -> None:
         id = self.talk.now.id
 
         def undo() -> None:
-            self.undo.hide()
-            if self.talk.now.id == id and not self.session.is_answering and callable(call):
+            if self.talk.now.id == id and not self.session.is_answering:
                 call()
-        self.undo.show_words("faded", text, "", (button("Undo", dense=True, icons=self._ctx.icons, icon="undo", clicked=undo),))
-        self.undo.show()
-        self._undo_timer.start()
+        self._show_undo(text, undo)
 
     def offer_undo_of_chat(self, title: str) -> None:
         """A conversation was deleted."""
         def undo() -> None:
-            self.undo.hide()
             for id in self.store.undo():
                 if (found := self.store.get(id)) is not None and not self.talk.now.turns:
                     self.talk.open(found)
-        self.undo.show_words("faded", f"\u201c{title}\u201d is deleted", "", (
-            button("Undo", dense=True, icons=self._ctx.icons, icon="undo", clicked=undo),))
+        self._show_undo(f"\u201c{title}\u201d is deleted", undo)
+
+    def _show_undo(self, text: str, call: Callable[[], object]) -> None:
+        def undo() -> None:
+            self.undo.hide()
+            call()
+        self.undo.show_words("faded", text, "", (button("Undo", dense=True, icons=self._ctx.icons, icon="undo", clicked=undo),))
         self.undo.show()
         self._undo_timer.start()
 
