@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
@@ -216,14 +216,30 @@ class LayerModel(QAbstractTableModel):
         return None
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(COLUMNS):
-            return None
-        column = COLUMNS[section]
-        if role == Qt.ItemDataRole.DisplayRole:
-            return column.name
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _RIGHT if column.is_number else _LEFT
-        return column.tip if role == Qt.ItemDataRole.ToolTipRole else None
+        return header_of(COLUMNS, section, orientation, role)
+
+
+class Headed(Protocol):
+    """What a table's header shows of a column."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_number(self) -> bool: ...
+    @property
+    def tip(self) -> str: ...
+
+
+def header_of(columns: Sequence[Headed], section: int, orientation: Qt.Orientation, role: int) -> Any:
+    """`headerData` of a table whose columns are described by `columns`."""
+    if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(columns):
+        return None
+    column = columns[section]
+    if role == Qt.ItemDataRole.DisplayRole:
+        return column.name
+    if role == Qt.ItemDataRole.TextAlignmentRole:
+        return _RIGHT if column.is_number else _LEFT
+    return column.tip if role == Qt.ItemDataRole.ToolTipRole else None
 
 
 def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, QSortFilterProxyModel, Qt
 
 from app.library.entry import STATE_WORDS, DeltaEntry
+from app.models.layers import header_of
 from app.words import percent
 
 AnyIndex = QModelIndex | QPersistentModelIndex
@@ -194,14 +195,7 @@ class LibraryModel(QAbstractTableModel):
         return True
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(COLUMNS):
-            return None
-        column = COLUMNS[section]
-        if role == Qt.ItemDataRole.DisplayRole:
-            return column.name
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _RIGHT if column.is_number else _LEFT
-        return column.tip if role == Qt.ItemDataRole.ToolTipRole else None
+        return header_of(COLUMNS, section, orientation, role)
 
 
 class LibraryFilter(QSortFilterProxyModel):
