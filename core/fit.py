@@ -12,7 +12,8 @@ from torch import Tensor
 
 from core.codecs.contract import logical
 from core.devices import give_back_memory
-from core.moments import Moments, Target
+from core.methods import METHODS
+from core.moments import Evidence, Moments, Target
 from core.paper import fit_adamw
 from core.record import AXES, Losses, Slice, TensorRecord
 from core.solve import Fitted, Problem, expand, first_guess
@@ -77,7 +78,7 @@ class BlockFitter:
     def parameters(self) -> Remembered:
         """The student's parameters of this block as they stand."""
         names = self.model.tensors(self.block)
-        open_ones = {n for n in names if self.variant.records[n].codec == "sign" and n not in self.variant.learnt}
+        open_ones = {n for n in names if self.variant.is_open(self.variant.records[n])}
         for name in names:
             if self.made.get(name, (None,))[0] != (name not in open_ones):
                 self.made[name] = name not in open_ones, to_device(self.variant.read(name), self.device)
@@ -134,7 +135,7 @@ class BlockFitter:
         order = {name: i for i, name in enumerate(level.parameters)}
         found: dict[int | None, list[str]] = {}
         for p in sorted(members, key=lambda m: (m.expert or 0, order[m.parameter.removeprefix(prefix)], m.part)):
-            if self.variant.records[p.tensor].codec == "sign":
+            if is_fitted(self.variant.records[p.tensor]):
                 found.setdefault(p.expert, []).append(p.tensor)
         return found
 
@@ -185,8 +186,8 @@ class BlockFitter:
         for group in groups.values():
             if not group.parts or group.parts[0].tokens < FEW_TOKENS:
                 for name in group.names:
-                    yield keep_guess(self.variant, name, self.device, "No token of the calibration text reached it: "
-                                     "scales are the mean change.")
+                    yield learn_unseen(self.variant, name, self.device, "No token of the calibration text reached it: "
+                                       "scales are the mean change.")
                 continue
             finished = [part.finish(group.tuned) for part in group.parts if part.tokens >= FEW_TOKENS]
             at = 0
@@ -194,6 +195,10 @@ class BlockFitter:
                 outputs = self.variant.records[name].shape[self.variant.records[name].output_dimension]
                 ends = slice(at, at + outputs)
                 at += outputs
+                if self.variant.records[name].method:
+                    yield self._fit_method(name, [(h, ck[:, ends], e2[ends]) for h, ck, e2 in finished])
+                    self.tick()
+                    continue
                 samples = [(x, y[:, ends]) for x, y in group.samples]
                 yield self._fit_matrix(name, [(h, ck[:, ends], e2[ends]) for h, ck, e2 in finished], samples)
                 self.tick()
@@ -221,6 +226,13 @@ class BlockFitter:
         record = self.variant.learn_scales(record, [torch.cat(values)])
         return self._with_losses(record, problems, fits)
 
+    def _fit_method(self, name: str, moments: list[tuple[Tensor, Tensor, Tensor]]) -> TensorRecord:
+        record = learn_method(self.variant, name, moments, self.device)
+        losses = record.losses[0]
+        for step, (training, held_out) in enumerate(((1.0, 1.0), (losses.training or 0.0, losses.held_out or 0.0))):
+            self.emit(record, 0, record.method, step, training, held_out)
+        return record
+
     def _with_losses(self, record: TensorRecord, problems: list[Problem],
                      fits: list[tuple[Fitted, list[Fitted]]]) -> TensorRecord:
         """Add losses; what is lost of the change is measured as the tensor will be used: FP16 scales, target type."""
@@ -236,6 +248,11 @@ class BlockFitter:
         record = msgspec.structs.replace(record, losses=tuple(losses))
         self.variant.records[record.name] = record
         return record
+
+
+def is_fitted(record: TensorRecord) -> bool:
+    """Whether the streamed fit learns a record of a block."""
+    return record.codec == "sign" or bool(record.method)
 
 
 def residual_scale(hidden: Tensor) -> Tensor:
@@ -290,3 +307,27 @@ def keep_guess(variant: Variant, name: str, device: torch.device, note: str = ""
     record = msgspec.structs.replace(record, slices=tuple(pieces), note=note)
     return variant.learn_scales(record, planes)
 
+
+def learn_unseen(variant: Variant, name: str, device: torch.device, note: str) -> TensorRecord:
+    """Learn a tensor whose inputs no token showed: by the mean change, or by its method with every input alike."""
+    record = variant.records[name]
+    if not record.method:
+        return keep_guess(variant, name, device, note)
+    zero = torch.zeros(record.inputs, record.outputs, device=device)
+    record = learn_method(variant, name, [(torch.eye(record.inputs, device=device), zero, zero[0])], device)
+    record = msgspec.structs.replace(record, losses=(), note=note.replace("scales are the mean change", "all inputs count alike"))
+    variant.records[name] = record
+    return record
+
+
+def learn_method(variant: Variant, name: str, moments: list[tuple[Tensor, Tensor, Tensor]],
+                 device: torch.device) -> TensorRecord:
+    """Learn one matrix by the method that its record names, from finished moments (H, CK, e2) of both parts of the data."""
+    record = variant.records[name]
+    evidence = Evidence(logical_change(variant, record, device), tuple(moments))
+    record = variant.learn(*METHODS[record.method].fit(record, evidence))
+    effective = logical(record, to_device(variant.read(name), device) - _base32(variant, record, device))
+    training, held_out = evidence.lost(effective)
+    record = msgspec.structs.replace(record, losses=(Losses(training=round(training, 9), held_out=round(held_out, 9)),))
+    variant.records[name] = record
+    return record

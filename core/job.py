@@ -41,14 +41,14 @@ from core.events import (
     Warned,
     Written,
 )
-from core.fit import BlockFitter, keep_guess
+from core.fit import BlockFitter, is_fitted, keep_guess, learn_unseen
 from core.journal import Journal
 from core.plan import Plan, make_plan, record_bytes
 from core.record import TensorRecord
 from core.request import Request, sample_counts, sequence_length
 from core.stream import Batches, advance, cut_batches, levels, start
 from core.tune_stage import Desk, TuneStage
-from core.variant import Variant
+from core.variant import Variant, is_learnt
 from core.weights import StagedModel, TensorWeights
 
 
@@ -251,11 +251,11 @@ class Job:
             self.progress("prepare", i, len(self.plan.records))
         for record in list(variant.records.values()):
             key = f"outer-{record.name}"
-            wanted = record.codec == "lowrank" or (record.codec == "sign" and record.block is None)
+            wanted = is_learnt(record) and (record.block is None or not is_fitted(record))
             if self._restore(variant, key) or not wanted:
                 continue
             begin = time.monotonic()
-            if record.codec == "lowrank":
+            if not is_fitted(record):
                 fitted = variant.learn_factors(record)
             elif record.kind in ("embed", "head") and self.request.recipe != "bitdelta":
                 reads_head = record.kind == "head" or model.skeleton.tied
@@ -278,7 +278,7 @@ class Job:
             return None
         variant.restore(entry)
         for record in entry.records:
-            if record.codec in ("sign", "lowrank"):    # which warns too: the delta's warnings must not depend on a resume
+            if is_learnt(record):                      # which warns too: the delta's warnings must not depend on a resume
                 self._fitted(record, 0.0, restored=True)
         return entry.records
 
@@ -295,12 +295,12 @@ class Job:
     @property
     def total(self) -> int:
         """Tensors that are fitted."""
-        return sum(r.codec in ("sign", "lowrank") for r in self.plan.records)
+        return sum(map(is_learnt, self.plan.records))
 
     def _fit(self, model: StagedModel, variant: Variant, at_once: int) -> None:
         depth = model.skeleton.depth
         self.tell(StageStarted(stage="fit", total=depth))
-        names = [r.name for r in self.plan.records if r.codec == "sign" and r.block is not None]
+        names = [r.name for r in self.plan.records if is_fitted(r) and r.block is not None]
         if not names:
             return
         batches = cut_batches(self.parts["fit"], self.parts["fit_held_out"], at_once)
@@ -324,8 +324,8 @@ class Job:
             stream.drop()
         for name in names:
             if name not in variant.learnt:
-                self._fitted(keep_guess(variant, name, self.device, "It takes part in no matrix product that could be watched: "
-                                        "scales are the mean change."), 0.0)
+                self._fitted(learn_unseen(variant, name, self.device, "It takes part in no matrix product that could be watched: "
+                                          "scales are the mean change."), 0.0)
 
     def _within_block(self, block: int, depth: int) -> None:
         self.progress("fit", block + self.within, depth)

@@ -108,6 +108,8 @@ class TensorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     losses: tuple[Losses, ...] = ()
     """One per slice, where the tensor was fitted."""
     note: str = ""
+    method: str = ""
+    """How what is stored was chosen, where a codec knows several ways; for people. Empty: plain."""
 
     @property
     def outputs(self) -> int:

@@ -15,6 +15,11 @@ from core.journal import Entry
 from core.record import TensorRecord
 
 
+def is_learnt(record: TensorRecord) -> bool:
+    """Whether a record's content is learnt, not read off the fine-tune's tensor."""
+    return record.codec in ("sign", "lowrank") or bool(record.method)
+
+
 class Variant:
     """Records by name (fitted ones carry their exponents and axes) and the learnt tensors by name and suffix."""
 
@@ -29,19 +34,31 @@ class Variant:
 
     def encode(self, record: TensorRecord) -> dict[str, Tensor]:
         """What is stored for a record, with what was learnt."""
+        if record.method:
+            return self.learnt[record.name]
         return CODECS[record.codec].encode(record, self.base_view(record), self.tuned.view(record.name),
                                            self.learnt.get(record.name))
 
     def read(self, name: str) -> Tensor:
         """The variant's tensor as it will be used; the base's own while its scales are still to be learnt."""
         record = self.records[name]
-        if record.codec in ("sign", "lowrank") and name not in self.learnt:
+        if self.is_open(record):
             base = self.base_view(record)
             assert base is not None
             return base[:record.shape[0]] if not record.tail else self.tuned.view(name)
         if record.codec == "full":
             return self.tuned.view(name)
         return CODECS[record.codec].add(record, self.encode(record), self.base_view(record))
+
+    def is_open(self, record: TensorRecord) -> bool:
+        """Whether what a record stores is still to be learnt."""
+        return is_learnt(record) and record.name not in self.learnt
+
+    def learn(self, record: TensorRecord, stored: dict[str, Tensor]) -> TensorRecord:
+        """Keep what a method has chosen, complete as it is stored, and its record."""
+        self.learnt[record.name] = {k: v.cpu() for k, v in stored.items()}
+        self.records[record.name] = record
+        return record
 
     def learn_scales(self, record: TensorRecord, planes: list[Tensor], signs: Tensor | None = None) -> TensorRecord:
         """Keep FP32 scales (slots,) per plane, in FP16; returns (and keeps) the record with their exponents.
