@@ -72,5 +72,5 @@ $(VENV)/.system: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the test tools into $(VENV)."
-	@$(INSTALL) '.[dev]'
+	@$(INSTALL) '.[dev,evals]'
 	@touch $@

@@ -21,5 +21,12 @@ def main() -> int:
     return command_line()
 
 
+def window() -> int:
+    """Open the window with the folders given: for starts without a console (`deltadeck-window`)."""
+    from app.window import open_window
+
+    return open_window(sys.argv[1:])
+
+
 if __name__ == "__main__":
     sys.exit(main())

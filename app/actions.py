@@ -45,6 +45,8 @@ class Act(StrEnum):
     PAUSE = "pause"
     CANCEL = "cancel"
     SHORTCUTS = "shortcuts"
+    SELF_CHECK = "self-check"
+    DIAGNOSTICS = "diagnostics"
     QUIT = "quit"
 
 
@@ -85,6 +87,8 @@ SPECS: dict[Act, Spec] = {
     Act.NORMAL: Spec("Normal text size", ("Ctrl+0",), "", "Window"),
     Act.THEME: Spec("Switch between light and dark", ("Ctrl+Shift+L",), "sun", "Window"),
     Act.SHORTCUTS: Spec("Show all shortcuts", ("F1",), "info", "Window"),
+    Act.SELF_CHECK: Spec("Self-check", (), "shield", "Window", False),
+    Act.DIAGNOSTICS: Spec("Save diagnostics", (), "export", "Window", False),
     Act.QUIT: Spec("Quit", ("Ctrl+Q",), "", "Window"),
 }
 

@@ -247,12 +247,22 @@ def _sizes(config: Mapping[str, Any]) -> tuple[object, ...]:
                                          "intermediate_size", "num_attention_heads", "num_key_value_heads"))
 
 
+def _text(path: Path) -> str:
+    """A small file's text; empty where there is none, or a pipe, a link out of the folder, or too much of it."""
+    from core.checkpoint_files import inside
+
+    try:
+        if path.is_file() and path.stat().st_size <= _READ_AT_MOST and inside(path, path.parent):
+            return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    return ""
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _READ_AT_MOST:
-            return {}
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(_text(path) or "{}")
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -281,7 +291,7 @@ def facts_of(opened: Checkpoint, source: str) -> CheckpointFacts:
         parameters=found.parameters, dtypes=found.dtypes, bytes=found.bytes_on_disk, files=found.files,
         tensors=len(opened.tensors), vocabulary=vocabulary or found.vocab_size, has_tokenizer=bool(digest), tokenizer=digest,
         template=_template_name(template) if template else "own" if found.has_chat_template else "",
-        template_digest=hashlib.sha256(template.encode()).hexdigest() if template else "",
+        template_digest=hashlib.sha256(template.encode("utf-8", "replace")).hexdigest() if template else "",
         max_positions=positions if isinstance(positions, int) else None)
 
 
@@ -318,12 +328,8 @@ def _tokenizer(folder: Path) -> tuple[int | None, str, str]:
 
 
 def _chat_template(folder: Path) -> str:
-    path = folder / "chat_template.jinja"
-    try:
-        if path.is_file() and path.stat().st_size <= _READ_AT_MOST:
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
+    if written := _text(folder / "chat_template.jinja"):
+        return written
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = _json(folder / name).get("chat_template")
         if isinstance(found, str):

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from app import logs
 from app.console import REFUSED, Terminal, quiet_process, run
+from app.paths import data_folder
 from app.words import NAME, program
 
 app = typer.Typer(
@@ -24,7 +26,7 @@ app = typer.Typer(
          "faithful it is.",
     epilog="Begin with  [cyan]deltadeck demo --tiny[/]  (a minute, no network) or  [cyan]deltadeck plan BASE FINE_TUNED[/].")
 
-_PAIR, _FIT, _OUTPUT = "Checkpoints", "How to fit", "Output"
+_PAIR, _FIT, _OUTPUT, _ANSWERS = "Checkpoints", "How to fit", "Output", "Answers and questions"
 _state: dict[str, Any] = {"code": 0, "debug": False}
 
 Base = Annotated[str, typer.Argument(metavar="BASE", show_default=False,
@@ -37,9 +39,15 @@ BaseOption = Annotated[str, typer.Option("--base", "-b", metavar="BASE", show_de
 TunedOption = Annotated[str, typer.Option("--fine-tuned", "-f", metavar="FT", show_default=False,
                                           help="The fine-tune it was made from.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)]
-Recipe = Annotated[Literal["exact", "paper", "bitdelta"], typer.Option(
-    help="[b]exact[/]: best scales in closed form. [b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix.",
+Recipe = Annotated[Literal["chosen", "exact", "paper", "bitdelta", "planes", "deltamix", "delta-come", "lowrank"], typer.Option(
+    help="[b]chosen[/]: signs and scales chosen for the outputs. [b]exact[/]: the change's own signs, best scales. "
+         "[b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix. "
+         "[b]planes[/], [b]deltamix[/], [b]delta-come[/], [b]lowrank[/]: the same size for every matrix, see --budget.",
     rich_help_panel=_FIT)]
+Budget = Annotated[str, typer.Option(metavar="SIZE", show_default=False, rich_help_panel=_FIT,
+                                     help="12x (so many times smaller), 900MB or 1.5GB: the best mix of methods in that size.")]
+Quality = Annotated[str, typer.Option(metavar="R", show_default=False, rich_help_panel=_FIT,
+                                      help="The smallest size whose expected recovery is R, such as 0.98.")]
 Axis = Annotated[Literal["auto", "row", "column", "both", "scalar"], typer.Option(
     help="How scales lie; auto takes row or column, whichever holds up on held-out text.", rich_help_panel=_FIT)]
 Embeddings = Annotated[Literal["auto", "full"], typer.Option(help="full stores embeddings and head whole.", rich_help_panel=_FIT)]
@@ -87,6 +95,32 @@ def _global(
     _state["debug"] = debug
 
 
+@app.command(rich_help_panel="Look", epilog=_examples(
+    "deltadeck benchmark ./base ./ft -o ./curves",
+    "deltadeck benchmark ./base ./ft -o c --methods exact,chosen,mix --sizes 8,16"))
+def benchmark(
+    base: Base, fine_tuned: Tuned,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where table and curve go.",
+                                         show_default=False, rich_help_panel=_OUTPUT)],
+    methods: Annotated[str, typer.Option(metavar="NAMES", show_default="all", help="bitdelta, paper, exact, both, chosen, "
+                                         "planes, lowrank, delta-come, deltamix, mix.")] = "",
+    sizes: Annotated[str, typer.Option(metavar="NUMBERS", help="How many times smaller than the linear layers in "
+                                       "FP16.")] = "4,8,16,32",
+    calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 0, sequence_length: Length = None,
+    text: Annotated[str, typer.Option(metavar="SOURCE", help="Text to measure on, as for evaluate.")] = "default",
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Measure over at least so many tokens.")] = 5_000,
+    seed: Seed = 0, device: Device = "auto", json: Json = False,
+) -> None:
+    """Compare methods at equal sizes on a pair: one table (CSV, JSON, Markdown) and the curve.
+
+    Each cell is kept once it is measured; run it again to go on after a stop. Before tuning end to end, unless asked for.
+    """
+    from app.benchmarking import command, run
+
+    settings = run.Settings(base, fine_tuned, samples, tune_samples, sequence_length, seed, device, calibration, text, tokens)
+    _carry_out(json, lambda terminal: command.benchmark(terminal, settings, methods, sizes, output))
+
+
 @app.command(rich_help_panel="Try", epilog=_examples("deltadeck window", "deltadeck window ./my-delta"))
 def window(
     folders: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER]...", show_default=False,
@@ -109,8 +143,10 @@ def window(
 
 @app.command(rich_help_panel="Make", epilog=_examples(
     "deltadeck plan ./base ./fine-tuned", "deltadeck plan org/base ./fine-tuned --json"))
-def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "exact", axis: Axis = "auto", embeddings: Embeddings = "auto",
+def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "chosen", axis: Axis = "auto", embeddings: Embeddings = "auto",
          samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None, device: Device = "auto",
+         budget: Budget = "", quality: Quality = "", curve: Annotated[bool, typer.Option(
+             "--curve", help="Predict fidelity over size as well: takes a few minutes, kept for later.")] = False,
          json: Json = False) -> None:
     """Look before you leap: do the two fit, how large will the delta be, what will it take?
 
@@ -119,8 +155,9 @@ def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "exact", axis: Axis = "
     from app import commands
 
     options = {"base": base, "fine_tuned": fine_tuned, "recipe": recipe, "axis": axis, "embeddings": embeddings,
-               "samples": samples, "tune_samples": tune_samples, "sequence_length": sequence_length, "device": device}
-    _carry_out(json, lambda terminal: commands.plan(terminal, options))
+               "samples": samples, "tune_samples": tune_samples, "sequence_length": sequence_length, "device": device,
+               "budget": budget, "quality": quality}
+    _carry_out(json, lambda terminal: commands.plan(terminal, options, curve))
 
 
 @app.command(rich_help_panel="Make", epilog=_examples(
@@ -130,9 +167,10 @@ def compress(
     base: Base, fine_tuned: Tuned,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DELTA", help="The folder to make.", show_default=False,
                                          rich_help_panel=_OUTPUT)],
-    recipe: Recipe = "exact", axis: Axis = "auto", embeddings: Embeddings = "auto", objective: Objective = "kl",
+    recipe: Recipe = "chosen", axis: Axis = "auto", embeddings: Embeddings = "auto", objective: Objective = "kl",
     calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None,
-    seed: Seed = 0, device: Device = "auto", events: Events = None, json: Json = False,
+    seed: Seed = 0, device: Device = "auto", budget: Budget = "", quality: Quality = "", events: Events = None,
+    json: Json = False,
 ) -> None:
     """Turn a fine-tune into a delta on its base.
 
@@ -142,7 +180,8 @@ def compress(
 
     options = {"base": base, "fine_tuned": fine_tuned, "output": output, "recipe": recipe, "axis": axis, "embeddings": embeddings,
                "objective": objective, "calibration": calibration, "samples": samples, "tune_samples": tune_samples,
-               "sequence_length": sequence_length, "seed": seed, "device": device}
+               "sequence_length": sequence_length, "seed": seed, "device": device,
+               "budget": budget, "quality": quality}
     _carry_out(json, lambda terminal: commands.compress(terminal, options, events))
 
 
@@ -230,7 +269,8 @@ def chat(
 
 @app.command(rich_help_panel="Look", epilog=_examples(
     "deltadeck evaluate ./my-delta --base ./base --fine-tuned ./ft",
-    "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json"))
+    "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json",
+    "deltadeck evaluate ./d -b ./base -f ./ft --tasks arc_easy,piqa --task-limit 200"))
 def evaluate(
     delta: DeltaFolder, base: BaseOption, fine_tuned: TunedOption,
     text: Annotated[str, typer.Option(metavar="SOURCE", help="Any source that compress takes for --calibration. Of the text that "
@@ -238,14 +278,29 @@ def evaluate(
     tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Measure over at least so many tokens.")] = 20_000,
     sequence_length: Annotated[int | None, typer.Option(metavar="N", min=8, show_default="the calibration's",
                                                         help="Tokens per sequence.")] = None,
+    prompts: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=_ANSWERS,
+                                         help="Compare greedy answers to so many prompts; 0 leaves it out.")] = 16,
+    answer_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.", rich_help_panel=_ANSWERS)] = 32,
+    tasks: Annotated[str, typer.Option(metavar="NAMES", show_default=False, rich_help_panel=_ANSWERS,
+                                       help="Multiple-choice tasks of lm-eval, such as arc_easy,hellaswag,piqa,winogrande: "
+                                            "accuracy, and how often the fine-tune's choice is made.")] = "",
+    task_limit: Annotated[int | None, typer.Option(metavar="N", min=1, show_default="all", rich_help_panel=_ANSWERS,
+                                                   help="Questions per task, from the first on.")] = None,
+    task_data: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="the hub", rich_help_panel=_ANSWERS,
+                                                   help="Take questions from TASK.jsonl, .parquet or the hub's layout in this "
+                                                        "folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Measure how faithful a delta is to its fine-tune, with the base as the zero, on text it has not seen."""
-    from app import commands
+    """Measure how faithful a delta is to its fine-tune, with the base as the zero, on text it has not seen.
 
-    _carry_out(json, lambda terminal: commands.evaluate(terminal, delta, base, fine_tuned, text, tokens, sequence_length,
-                                                        device))
+    Text, greedy answers and, with --tasks, multiple-choice questions; every figure with its standard error.
+    """
+    from app import evaluating
+
+    choices = evaluating.Choices(text, tokens, sequence_length, device, prompts, answer_tokens,
+                                 tuple(name.strip() for name in tasks.split(",") if name.strip()), task_limit, task_data)
+    _carry_out(json, lambda terminal: evaluating.evaluate(terminal, delta, base, fine_tuned, choices))
 
 
 @app.command(rich_help_panel="Look", epilog=_examples("deltadeck bench ./my-delta --base ./base --fine-tuned ./ft"))
@@ -258,6 +313,28 @@ def bench(
     from app import commands
 
     _carry_out(json, lambda terminal: commands.bench(terminal, delta, base, fine_tuned, repeats))
+
+
+@app.command(rich_help_panel="Look", epilog=_examples("deltadeck doctor", "deltadeck doctor --json > report.json"))
+def doctor(json: Json = False) -> None:
+    """Check this machine: versions, devices, folders, the window's libraries, every kernel against a reference.
+
+    Exit code 1 if anything is broken; each problem comes with what to do.
+    """
+    from app import doctor as examination
+
+    _carry_out(json, lambda terminal: examination.doctor(terminal))
+
+
+@app.command(rich_help_panel="Try", epilog=_examples("deltadeck desktop", "deltadeck desktop --remove"))
+def desktop(
+    remove: Annotated[bool, typer.Option("--remove", help="Take it out again.")] = False,
+    json: Json = False,
+) -> None:
+    """Put Deltadeck into the desktop's menu, for this user (Linux); a delta then opens from the file manager."""
+    from app import desktop as menu
+
+    _carry_out(json, lambda terminal: menu.desktop(terminal, remove))
 
 
 @app.command(rich_help_panel="Try", epilog=_examples("deltadeck demo --tiny", "deltadeck demo ~/deltadeck-demo"))
@@ -281,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     if arguments is None:
         quiet_process()
+        logs.begin(data_folder(), "commands")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--debug" in given:                              # wherever it stands
         given = ["--debug", *(a for a in given if a != "--debug")]

@@ -38,9 +38,11 @@ def _load_engine() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- plan
-def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
-    """Look at a pair and say what a job would do."""
+def plan(terminal: Terminal, request_options: dict[str, Any], curve: bool = False) -> None:
+    """Look at a pair and say what a job would do; with `curve`, how faithful it would be at every size."""
     prepare(terminal)
+    from app.forecasting import curve_table, forecast_curve
+    from core.budget_stage import shaped
     from core.checkpoint import open_checkpoint
     from core.devices import choose_device
     from core.estimate import Sizes, estimate
@@ -52,7 +54,9 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
     with showing(terminal) as display, open_checkpoint(request.base) as base, open_checkpoint(request.fine_tuned) as tuned:
         device = choose_device(request.device)
         display.stage("Planning", len(tuned.tensors), "tensors")
-        found = make_plan(base, tuned, options, display.counter)
+        found = shaped(make_plan(base, tuned, options, display.counter), request)
+        ahead = forecast_curve(request, found, base, tuned, device, display, curve)
+        found = ahead.plan if ahead is not None else found
         length, samples = sequence_length(request, tuned.config), sample_counts(request)
         sizes = Sizes((samples["fit"] + samples["fit_held_out"]) * length, samples["tune"] * length,
                       samples["tune_held_out"] * length)
@@ -70,7 +74,9 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
         "tensors": [{"name": r.name, "kind": r.kind, "block": r.block, "codec": r.codec, "axes": [s.axis for s in r.slices],
                      "shape": r.shape, "dtype": r.dtype, "base": r.base, "bytes": tables.record_size(r),
                      "full_bytes": tables.full_size(r), "change": r.change, "unchanged": r.unchanged, "rank": r.rank,
-                     "count": r.count, "planes": r.planes} for r in found.records]}
+                     "count": r.count, "planes": r.planes, "method": r.method} for r in found.records]}
+    if ahead is not None:
+        value["curve"] = ahead.value()
 
     def show(out: Console) -> None:
         s = summaries["fine_tuned"]
@@ -85,6 +91,8 @@ def plan(terminal: Terminal, request_options: dict[str, Any]) -> None:
             ("Time", f"about {duration(cost.seconds)} on {device}"),
             ("Memory", f"about {size(cost.memory_bytes)} at most"),
             ("Disk", f"about {size(cost.disk_bytes)} while working")]))
+        if ahead is not None:
+            out.print(curve_table(ahead))
         for message in found.warnings:
             out.print(f"[yellow]Note:[/] {escape(message)}")
         given = f"{request.base} {request.fine_tuned} -o DELTA{given_options(request)}"
@@ -97,7 +105,8 @@ def given_options(request: Request) -> str:
     from core.request import Request as Struct
 
     usual = Struct(base="", fine_tuned="", output="")
-    names = ("recipe", "axis", "embeddings", "samples", "tune_samples", "sequence_length", "device")
+    names = ("recipe", "axis", "embeddings", "samples", "tune_samples", "sequence_length", "device",
+             "budget", "quality")
     return "".join(f" --{name.replace('_', '-')} {getattr(request, name)}" for name in names
                    if getattr(request, name) != getattr(usual, name))
 
@@ -310,39 +319,6 @@ def export(terminal: Terminal, folder: Path, base: str, output: Path) -> None:
         out.print(f"Next: [cyan]AutoModelForCausalLM.from_pretrained({str(output)!r})[/]", soft_wrap=True)
     terminal.result({"folder": str(output), "files": list(made.files), "weights_bytes": made.weights_bytes,
                      "bytes": made.bytes}, show)
-
-
-def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, text: str, tokens: int, sequence_length: int | None,
-             device: str) -> None:
-    """Measure a delta against its fine-tune."""
-    prepare(terminal)
-    from core.artifact import open_delta
-    from core.checkpoint import open_checkpoint
-    from core.errors import CalibrationUnusable
-    from core.evaluate import evaluate_delta, held_out_text
-
-    delta = open_delta(folder)
-    with showing(terminal) as display, open_checkpoint(base) as zero, open_checkpoint(tuned) as target:
-        display.stage("Reading text", 1, "texts")
-        try:
-            found = held_out_text(delta, zero, target, text, tokens=tokens, sequence_length=sequence_length)
-        except CalibrationUnusable as e:
-            # The engine speaks of samples, this command's options of tokens.
-            raise CalibrationUnusable(e.what.replace("calibration source", "text"), e.why,
-                                      e.remedy.replace("fewer samples", "fewer tokens (--tokens)")) from e
-        display.stage("Measuring", 1, "steps")
-        report = evaluate_delta(delta, zero, target, found, device=device, progress=display.counter)
-    value = {**report.as_dict(), "text": found.source, "sequences": len(found.ids), "sequence_length": found.ids.shape[1],
-             "note": found.note}
-    if found.note:
-        terminal.say(f"[yellow]Note:[/] {escape(found.note)}")
-
-    def show(out: Console) -> None:
-        out.print(tables.fidelity_table(value))
-        out.print(f"Recovery [bold]{percent(report.recovery, 2)}[/] over {report.tokens:,} tokens of '{escape(found.source)}' "
-                  "that the delta's making has not seen (KL to the fine-tune in nats per token).")
-        show_next(out, f"bench {folder} --base {base} --fine-tuned {tuned}", f"export {folder} --base {base} -o FOLDER")
-    terminal.result(value, show)
 
 
 def bench(terminal: Terminal, folder: Path, base: str, tuned: str, repeats: int) -> None:

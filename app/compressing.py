@@ -12,6 +12,7 @@ from typing import IO, Any
 from rich.markup import escape
 
 from app.console import Terminal
+from app.forecasting import forecasts_folder
 from app.progress import Display
 from app.words import program
 from core.errors import BadOption, Cancelled, JobMismatch, NotADelta
@@ -73,7 +74,7 @@ def read_request(folder: Path) -> dict[str, Any]:
         request = json.loads(path.read_text(encoding="utf-8"))["full_request"]
         if not isinstance(request, dict):
             raise TypeError
-    except (ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise JobMismatch(f"'{path}' can't be read.", "It was damaged or changed.",
                           f"Delete '{folder}' and run deltadeck compress again.") from e
     # The folder may have moved since, and its delta goes beside it.
@@ -153,7 +154,7 @@ def run_job(terminal: Terminal, display: Display, request: Any, events: Path | N
             record(event)
             listener(event)
         try:
-            return Job(request, tell, terminal.wants_stop).run()
+            return Job(request, tell, terminal.wants_stop, forecasts_folder()).run()
         except Cancelled as e:
             done, of = blocks_done(folder), listener.blocks
             if not folder.is_dir():

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from app import logs
 from core.errors import Cancelled, DeltadeckError, Refused
 
 DONE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
@@ -154,6 +155,7 @@ def run(terminal: Terminal, work: Callable[[], None]) -> int:
         terminal.fail("Cancelled", e.what, e.why, e.remedy)
         return CANCELLED
     except DeltadeckError as e:
+        logs.note(e, "a command failed")
         terminal.fail(type(e).__name__, e.what, e.why, e.remedy)
         _trace(terminal)
         return REFUSED if isinstance(e, Refused) else FAILED
@@ -165,12 +167,14 @@ def run(terminal: Terminal, work: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except OSError as e:
+        logs.note(e, "a command failed")
         place = f"'{e.filename}': " if e.filename else ""
         terminal.fail("OSError", f"The system refused: {place}{e.strerror or e}.", "",
                       "Check the path, its permissions and free space.")
         _trace(terminal)
         return FAILED
     except Exception as e:
+        logs.note(e, "a command failed")
         what = f"Something unexpected went wrong: {type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
         if terminal.debug:
             terminal.fail(type(e).__name__, what)

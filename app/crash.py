@@ -11,6 +11,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QtMsgType, Signal, qInstallMessageHandler
 from PySide6.QtWidgets import QDialog, QWidget
 
+from app import logs
 from app.icons import Icons
 from app.tasks import Failure
 from app.widgets.basics import button, column, row
@@ -64,12 +65,12 @@ class CrashGuard(QObject):
         if issubclass(kind, KeyboardInterrupt):
             self._window.close()
             return
-        log.error("unexpected", exc_info=(kind, error, trace))
+        logs.note(error, "unexpected")
         self.happened.emit(Failure.of(error))
 
     def _in_thread(self, args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
-            log.error("unexpected, in %s", args.thread, exc_info=args.exc_value)
+            logs.note(args.exc_value, "unexpected")
             self.happened.emit(Failure.of(args.exc_value))
 
     def _show(self, failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -12,3 +13,10 @@ def expanded(text: str) -> Path:
         return path.expanduser()
     except RuntimeError:                               # `~name`, and the system knows nobody of that name
         return path
+
+
+def data_folder() -> Path:
+    """Where the queue, runs, settings and logs are kept; `DELTADECK_DATA` replaces it."""
+    from platformdirs import user_data_dir
+
+    return Path(os.environ.get("DELTADECK_DATA") or user_data_dir("deltadeck"))

@@ -170,7 +170,8 @@ QTableView[look="tight"] QHeaderView::section { padding: 4px 2px; }
 /* AxisMapCard: pages of a card */
 QStackedWidget[look="clear"] { background: transparent; }
 
-/* Chat: the prompt's bar, letters of columns, their heads, the composer, the drawer */
+/* Chat: the conversation's bar, the prompt's, letters of columns, their heads, the composer, the drawer */
+QScrollBar[idle="true"]::handle { background: transparent; }
 QFrame[look="prompt"] { background: $prompt; border-radius: 8px; }
 QLabel[look="letter"] { background: $accent; color: $accent_text; border-radius: 4px; font-size: ${tick_px}px; font-weight: 600;
   padding: 1px 5px; }

@@ -40,13 +40,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Header states of tables by name, base64."""
 
 
-def data_folder() -> Path:
-    """Where the queue, runs and settings are kept; `DELTADECK_DATA` replaces it."""
-    from platformdirs import user_data_dir
-
-    return Path(os.environ.get("DELTADECK_DATA") or user_data_dir("deltadeck"))
-
-
 class Settings(QObject):
     """The options in force. `changed(name)` comes after one took another value."""
 

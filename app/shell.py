@@ -158,6 +158,8 @@ class Shell(QMainWindow):
         ctx.actions.on(Act.NEW_CHAT, partial(self._on_page, "chat", "new_chat"))
         ctx.actions.on(Act.CHATS, partial(self._on_page, "chat", "show_history"))
         ctx.actions.on(Act.IMPORT, partial(self._on_page, "deltas", "ask_import"))
+        ctx.actions.on(Act.SELF_CHECK, partial(self._on_page, "settings", "self_check"))
+        ctx.actions.on(Act.DIAGNOSTICS, partial(self._on_page, "settings", "save_diagnostics"))
         ctx.actions.on(Act.SEARCH, partial(self._on_page, "deltas", "focus_search"))
         ctx.settings.changed.connect(self._setting_changed)
         ctx.settings.problem.connect(partial(self.notify, tone="warning"))
@@ -234,6 +236,8 @@ class Shell(QMainWindow):
         """Open folders given at start: deltas are offered to the library, checkpoints fill the pickers."""
         for text in paths:
             path = expanded(text).absolute()
+            if path.name == "delta_config.json" and path.is_file():      # as a file manager opens a delta
+                path = path.parent
             page = "deltas" if (path / "delta_config.json").is_file() else "compress"
             self.go(page)
             take = getattr(self._pages[page], "take", None)

@@ -18,6 +18,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QThreadPool, Signal, Slot
 from shiboken6 import isValid
 
+from app import logs
 from core.errors import Cancelled, DeltadeckError
 
 PROGRESS_EVERY = 0.05
@@ -35,7 +36,8 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """From an exception: our own say what, why and what to do; others are unexpected and say so."""
+        """From an exception, which is logged: our own say what, why and what to do; others are unexpected and say so."""
+        logs.note(error)
         details = "".join(traceback.format_exception(error)).rstrip()
         if isinstance(error, DeltadeckError):
             return cls(error.what, error.why, error.remedy, f"{type(error).__name__}: {error}\n\n{details}")

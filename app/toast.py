@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFrame, QGraphicsDropShadowEffect, QWidget
 
 from app.icons import Icons
 from app.widgets.basics import IconLabel, button, label, row
+from app.words import plain_tip
 
 SECONDS = 6.0
 _ICONS = {"success": "done", "warning": "warning", "danger": "error", "faded": "info"}
@@ -47,7 +48,7 @@ class Toast(QFrame):
         limit = max(200, self._home.width() - 420)
         metrics = self._text.fontMetrics()
         self._text.setText(metrics.elidedText(text, Qt.TextElideMode.ElideRight, limit))
-        self._text.setToolTip(text)
+        self._text.setToolTip(plain_tip(text))
         self.setAccessibleName(text)
         self._choice.setText(choice or "Undo")
         self._choice.setVisible(call is not None)

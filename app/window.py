@@ -20,8 +20,10 @@ def open_window(arguments: Sequence[str] = ()) -> int:
     from PySide6.QtCore import QLockFile, QTimer
     from PySide6.QtWidgets import QApplication, QMessageBox
 
+    from app import logs
     from app.crash import CrashGuard
-    from app.settings import Settings, data_folder
+    from app.paths import data_folder
+    from app.settings import Settings
     from app.shell import Shell
     from app.theme import Theme
 
@@ -39,6 +41,7 @@ def open_window(arguments: Sequence[str] = ()) -> int:
     if not lock.tryLock(100):
         QMessageBox.information(None, "Deltadeck", _why_not(data, lock.error() is QLockFile.LockError.LockFailedError))
         return 1
+    kept = logs.begin(data, "window")
     settings = Settings(data / "settings.json")
     theme = Theme(settings.options.theme, settings.options.zoom)
     window = Shell(settings, theme, data)
@@ -59,6 +62,7 @@ def open_window(arguments: Sequence[str] = ()) -> int:
         return app.exec()
     finally:
         guard.remove()
+        logs.end(kept)
         lock.unlock()
 
 

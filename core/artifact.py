@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.checkpoint import Checkpoint
-from core.checkpoint_files import SIDECARS, inside
-from core.checkpoint_header import LONGEST_HEADER, SafetensorsFile, check_unchanged, parse_json, read_header, shown
+from core.checkpoint_files import SIDECARS, inside, is_plain_file
+from core.checkpoint_header import LONGEST_HEADER, SafetensorsFile, check_unchanged, parse_json, read_header, shown, shown_shape
 from core.codecs import CODECS
 from core.codecs.check import record_problem
 from core.errors import BadSafetensors, DeltaCorrupt, NotADelta, OutputExists, WrongBase
@@ -34,7 +34,7 @@ INDEX = f"{WEIGHTS}.index.json"
 METADATA = {"format": "pt", "deltadeck": str(FORMAT_VERSION)}
 SHARD_BYTES = 5_000_000_000
 LONGEST_CONFIG = LONGEST_HEADER
-_SHARD = re.compile(r"delta_model(-\d{5,}-of-\d{5,})?\.safetensors")
+_SHARD = re.compile(r"delta_model(-\d{5,20}-of-\d{5,20})?\.safetensors", re.ASCII)
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -307,7 +307,7 @@ def _check_config(folder: Path, config: DeltaConfig) -> dict[str, SafetensorsFil
     for name in config.files:
         if name not in (CARD, INDEX) and not _SHARD.fullmatch(name) and not is_sidecar(name):
             raise _damaged(folder, f"it lists a file {shown(name)} that no delta holds")
-        if not (folder / name).is_file():
+        if not is_plain_file(folder / name):
             raise _damaged(folder, f"'{name}' is missing")
         if not inside(folder / name, folder):
             raise _damaged(folder, f"'{name}' is a link that leads out of it")
@@ -340,8 +340,8 @@ def _check_config(folder: Path, config: DeltaConfig) -> dict[str, SafetensorsFil
         raise _damaged(folder, f"{len(missing)} stored tensors differ from the record, first {shown(missing[0])}")
     for key, tensor in expected.items():
         if found[key] != tensor:
-            raise _damaged(folder, f"{shown(key)} is {found[key].dtype} {list(found[key].shape)} instead of {tensor.dtype} "
-                                   f"{list(tensor.shape)}")
+            raise _damaged(folder, f"{shown(key)} is {shown(found[key].dtype)} ({shown_shape(found[key].shape)}) instead of "
+                                   f"{tensor.dtype} ({shown_shape(tensor.shape)})")
     return headers
 
 

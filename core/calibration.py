@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jinja2 import TemplateError
 
 from core.calibration_sources import Document, documents, hub_answers, parse_source
+from core.chat_template import render_chat
+from core.checkpoint_files import sidecar_files
 from core.checkpoint_source import is_offline
 from core.errors import CalibrationUnusable
+from core.tokenizer_files import make_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,17 +58,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES) and not any(folder.glob("*.model")):
         return None
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # each tokeniser class fails in a way of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        tokenizer: PreTrainedTokenizerBase = make_tokenizer(sidecar_files(folder))
+    except ValueError as error:
         raise CalibrationUnusable(
             f"The tokeniser in {folder} can't be loaded.",
-            f"{reason}.",
+            f"{error}.",
             "Copy the tokeniser's files again from where the model came from.",
         ) from error
     return tokenizer
@@ -171,8 +168,8 @@ def render(document: Document, tokenizer: PreTrainedTokenizerBase) -> str:
         return document
     if tokenizer.chat_template:
         try:
-            return str(tokenizer.apply_chat_template(document, tokenize=False))
-        except (TemplateError, TypeError, ValueError):
+            return render_chat(tokenizer, document)
+        except ValueError:                             # it refuses this chat, or names no template for chats
             pass
     return "\n".join(f"{message['role']}: {message['content']}" for message in document)
 

@@ -6,6 +6,7 @@ A document is a text, or a chat as a list of {"role", "content"}. Nothing here r
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias, cast
 
 from huggingface_hub import constants, get_session
 
@@ -40,6 +41,7 @@ SEPARATOR = "%%"  # alone on a line between two documents of a .txt file
 READ_AT_MOST = 64 * 2**20  # characters
 LONG = 8_000  # characters; a longer document is cut at line ends, else one book would be all there is
 SHUFFLED_ROWS = 1_000  # of a hub data set, which also shuffles its files
+LONGEST_LINE = 4 * READ_AT_MOST  # characters of a line, or of a whole array, of JSON: beyond that it would fill the memory
 LOOKED_AT = 1_000  # rows of a data set before giving up on finding text in it
 
 
@@ -75,13 +77,16 @@ def parse_source(text: str) -> CalibrationSource:
             )
         config, split = [*rest, "", ""][:2]
         return CalibrationSource(text, "hub", name, config or None, split or "train")
-    path = Path(text).expanduser()
-    if not path.exists():
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # `~name`, and the system knows nobody of that name
+        path = Path(text)
+    if not os.path.exists(path):
         looks = (
             f" For a data set of the hub write hub:{text}." if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""
         )
         raise CalibrationUnusable(
-            f"The calibration source {text} does not exist.", "", f"Give one of: {KINDS}.{looks}"
+            f"The calibration source {text[:500]} does not exist.", "", f"Give one of: {KINDS}.{looks}"
         )
     return CalibrationSource(text, "local", str(path))
 
@@ -221,7 +226,7 @@ def _of_rows(rows: Iterable[object], place: str) -> Iterator[Document]:
     if not found and columns:
         wanted = ", ".join((*TEXT_FIELDS, *CHAT_FIELDS))
         raise CalibrationUnusable(
-            f"{place} has no column with text; it has {', '.join(columns[:20])}.",
+            f"{place} has no column with text; it has {', '.join(column[:60] for column in columns[:20])}.",
             "",
             f"Rename the column to one of {wanted}, or give prompt and response.",
         )
@@ -241,7 +246,7 @@ def _of_file(file: Traversable) -> Iterator[Document]:
     try:
         if file.name.lower().endswith(".txt"):
             with file.open("r", encoding="utf-8-sig") as text:
-                yield from _separated(text)
+                yield from _separated(_lines(cast(TextIO, text), READ_AT_MOST))
         elif file.name.lower().endswith(".parquet"):
             yield from _of_rows(_parquet_rows(file), str(file))
         else:
@@ -252,6 +257,12 @@ def _of_file(file: Traversable) -> Iterator[Document]:
         raise CalibrationUnusable(
             f"{file} can't be read: {error.strerror or error}.", "", "Check the file and its permissions."
         ) from error
+
+
+def _lines(text: TextIO, longest: int) -> Iterator[str]:
+    """Lines of a file; an endless one in parts of `longest` characters."""
+    while line := text.readline(longest):
+        yield line
 
 
 def _separated(lines: Iterable[str]) -> Iterator[str]:
@@ -271,12 +282,21 @@ def _separated(lines: Iterable[str]) -> Iterator[str]:
 def _json_rows(file: Traversable) -> Iterator[object]:
     """One JSON value a line; or one array with all of them, if the file begins as one."""
     with file.open("r", encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(_lines(cast(TextIO, lines), LONGEST_LINE), 1):
             if not line.strip():
                 continue
+            is_array = number == 1 and line.lstrip().startswith("[")
+            if is_array:
+                line += lines.read(LONGEST_LINE)
+            if len(line) >= LONGEST_LINE:
+                raise CalibrationUnusable(
+                    f"{'The array' if is_array else f'Line {number}'} of {file} has more than {LONGEST_LINE:,} characters.",
+                    "",
+                    "Write one JSON object on each line.",
+                )
             try:
-                if number == 1 and line.lstrip().startswith("["):
-                    yield from json.loads(line + lines.read())
+                if is_array:
+                    yield from json.loads(line)
                     return
                 yield json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -294,7 +314,7 @@ def _parquet_rows(file: Traversable) -> Iterator[object]:
             table = pyarrow.parquet.ParquetFile(data)
             for batch in table.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
         raise CalibrationUnusable(f"{file} is not a readable Parquet file.", "", "Write it again.") from error
 
 
@@ -314,11 +334,18 @@ def _pieces(document: Document) -> Iterator[Document]:
 def _once(found: Iterable[Document]) -> Iterator[Document]:
     """Leave out what is empty or was there before: held-out text must not be among the rest as well."""
     seen: set[bytes] = set()
-    for document in found:
+    for document in map(_clean, found):
         key = blake2b(json.dumps(document).encode(), digest_size=16).digest()
         if document and key not in seen:
             seen.add(key)
             yield document
+
+
+def _clean(document: Document) -> Document:
+    """Without halves of characters, which JSON can spell and no tokeniser takes."""
+    if isinstance(document, str):
+        return document.encode("utf-8", "replace").decode()
+    return [{k: v.encode("utf-8", "replace").decode() for k, v in message.items()} for message in document]
 
 
 def _first(found: Iterable[Document]) -> Iterator[Document]:

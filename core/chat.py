@@ -20,7 +20,8 @@ from core.chat_types import Answer, Message, Mode, Piece, Row, Sampling
 from core.deck import WAYS, Deck, Switched
 from core.errors import BadOption, Cancelled, DeltadeckError
 
-__all__ = ["Answer", "Message", "Mode", "Piece", "Row", "Sampling", "answer", "context_of", "count_tokens", "mode_of"]
+__all__ = ["Answer", "Message", "Mode", "Piece", "Row", "Sampling", "answer", "context_of", "count_tokens", "forget",
+           "mode_of"]
 
 
 def count_tokens(deck: Deck, variant: str, messages: Sequence[Message]) -> int:
@@ -59,7 +60,23 @@ def answer(deck: Deck, rows: Sequence[Row], sampling: Sampling, tell: Callable[[
                            lambda left: deck.assign([names[i] for i in left]))
         finally:
             deck.assign(names)                         # rows that ended left the batch
+        _keep(deck, rows, said, problem)
         return [_answer(row, s, together, seed, problem) for row, s, seed in zip(rows, said, seeds, strict=True)]
+
+
+def forget(deck: Deck, columns: Sequence[str] = ()) -> None:
+    """Let go of what is kept for the next turn but where a column still has its variant; by default, of everything."""
+    for column, (variant, _) in list(deck.kept.items()):
+        if column >= len(columns) or columns[column] != variant:
+            del deck.kept[column]
+
+
+def _keep(deck: Deck, rows: Sequence[Row], said: Sequence[Said], problem: str) -> None:
+    """Keep what was read and said for the next turn; after a failure, nothing."""
+    for row, one in zip(rows, said, strict=True):
+        if one.kept is not None and not problem:
+            deck.kept[row.column] = row.variant, one.kept
+        one.kept = None
 
 
 def _alone(deck: Deck, at: int, row: Row, said: Said, seed: int, tell: Callable[[Piece], None], stopped: Callable[[], bool],
@@ -77,13 +94,15 @@ def _alone(deck: Deck, at: int, row: Row, said: Said, seed: int, tell: Callable[
         said.ended = "failed"
         return _answer(row, said, nothing, seed, str(error))
     problem = _run(deck, [said], lambda _, text: tell(Piece(at, text)), stopped, lambda left: None)
+    _keep(deck, [row], [said], problem)
     return _answer(row, said, switched, seed, problem)
 
 
 def _begin(deck: Deck, row: Row, prompt: Prompt, seed: int, sampling: Sampling) -> Said:
     tokenizer = deck.tokenizer(row.variant)
     text = Detokenizer(partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    return Said(prompt, Sampler(sampling, prompt.ids, prompt.ends, seed), text)
+    variant, kept = deck.kept.pop(row.column, ("", None))
+    return Said(prompt, Sampler(sampling, prompt.ids, prompt.ends, seed), text, kept=kept if variant == row.variant else None)
 
 
 def _assign(deck: Deck, rows: Sequence[Row], how: str) -> Switched | None:
@@ -141,4 +160,4 @@ def _answer(row: Row, said: Said, switched: Switched, seed: int, problem: str) -
                   first_token_seconds=said.first, tokens_per_second=pace, how=switched.how, switch_seconds=switched.seconds,
                   ended=ended or "stopped", prompt_tokens=len(said.prompt.ids), context=said.prompt.context,
                   mode=said.prompt.mode, dropped=said.prompt.dropped, seed=seed, reason=switched.reason,
-                  problem=problem if ended == "failed" else "")
+                  problem=problem if ended == "failed" else "", reused=said.reused)

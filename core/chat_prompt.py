@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.chat_template import render_chat
 from core.chat_types import Message, Mode, Row
 from core.deck import Deck
 from core.errors import BadOption, UnsupportedModel
@@ -93,7 +94,7 @@ def end_tokens(deck: Deck, variant: str) -> frozenset[int]:
     """Tokens that end a variant's answer: its generation config's, its tokenizer's, and what its template puts behind one."""
     tokenizer = _tokenizer(deck, variant)
     found = getattr(deck.generation_config(variant), "eos_token_id", None)
-    ends = {int(i) for i in (found if isinstance(found, list | tuple) else [found]) if i is not None}
+    ends = {i for i in (found if isinstance(found, list | tuple) else [found]) if type(i) is int}
     if tokenizer.eos_token_id is not None:
         ends.add(int(tokenizer.eos_token_id))
     if _template(tokenizer):
@@ -136,17 +137,17 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]], *, ask: bool = Tru
     template = _template(tokenizer)
 
     def render(given: list[dict[str, str]]) -> str:
-        return str(tokenizer.apply_chat_template(given, chat_template=template, tokenize=False, add_generation_prompt=ask))
+        return render_chat(tokenizer, given, template=template, ask=ask)
     try:
         return render(messages)
-    except Exception as error:                         # templates are programs: whatever they raise is their refusal
+    except ValueError as error:                        # the template's, the sandbox's or a limit's refusal
         if messages and messages[0]["role"] == "system":
             system, *rest = messages
             if rest and rest[0]["role"] == "user":
                 rest[0] = {"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}
                 try:
                     return render(rest)
-                except Exception:
+                except ValueError:
                     pass
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadOption("The model's chat template can't take this conversation.", f"It said: {said.rstrip('.')}.",

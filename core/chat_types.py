@@ -52,11 +52,15 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What one variant (or the base) is to answer; `continue_last` goes on with the last message, its own unfinished answer."""
+    """What one variant (or the base) is to answer; `continue_last` goes on with the last message, its own unfinished answer.
+
+    What it read and said is kept under `column` until the next answer there, which reads only what is new since.
+    """
 
     variant: str
     messages: tuple[Message, ...]
     continue_last: bool = False
+    column: int = 0
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -73,8 +77,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     marker. `seconds` run from the first prompt token to the row's end and `first_token_seconds` to its first token, both
     without `switch_seconds`; `tokens_per_second` is the pace behind the first token. `ended`: by itself ("end"), at
     max_new_tokens or the context's end ("length"), "stopped", or "failed" (then `problem` says what, why and what to do).
-    `prompt_tokens` of `context` (0: unknown) were read; `dropped` oldest messages did not fit and were left out. `seed` is
-    what it was drawn with. `reason` says why merged or overlay.
+    Of `context` tokens (0: unknown) the prompt has `prompt_tokens`, of which `reused` had been read by an answer before.
+    `dropped` oldest messages did not fit and were left out. `seed` is what it was drawn with. `reason` says why merged or
+    overlay.
     """
 
     variant: str
@@ -93,3 +98,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     reason: str = ""
     problem: str = ""
+    reused: int = 0

@@ -43,6 +43,9 @@ from core.checkpoint_source import locate
 from core.errors import BadIndex, BadSafetensors, UnsupportedDtype, WeightsMissing
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_FEW_BLOCKS = 256  # are built in a moment, whether or not there are weights for them
+_MOST_PARTS = 10_000  # layers or experts that any config may speak of
 _HASHED_AT_ONCE = 4 * 2**20  # bytes
 # Buffers that older transformers saved with GPT-2, GPT-NeoX, Llama or BERT; every version now computes them
 # and ignores them in a file. They are no weights: leave them out, whatever their type.
@@ -202,7 +205,7 @@ class Checkpoint:
             bytes_on_disk=sum(file.size for file in self._files.values()),
             files=len(self._files),
             hidden_size=self._number("hidden_size", "n_embd", "d_model", "dim"),
-            blocks=self._number("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+            blocks=self._number(*_BLOCKS),
             vocab_size=self._number("vocab_size"),
             has_chat_template=template or bool(self._tokenizer_config.get("chat_template")),
             tokenizer_class=str(tokenizer) if tokenizer else None,
@@ -250,7 +253,22 @@ def open_checkpoint(
     paths, weight_map = weight_files(folder)
     files = {path: read_header(path) for path in paths}
     _check_names(folder, files, weight_map)
+    _check_sizes(folder, config, sum(len(file.tensors) for file in files.values()))
     return Checkpoint(folder, str(source), config, files)
+
+
+def _check_sizes(folder: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """No config may ask for more layers or experts than there can be: building the model's shape would never end."""
+    inner = config.get("text_config")
+    for table in (config, inner if isinstance(inner, dict) else {}):
+        for key, value in table.items():
+            counts = max(tensors, _FEW_BLOCKS) if key in _BLOCKS else _MOST_PARTS if "layer" in key or "expert" in key else 0
+            if counts and type(value) is int and value > counts:
+                raise WeightsMissing(
+                    f"{folder / 'config.json'} asks for {shown(key)} = {min(value, 2**63)}, but there are {tensors} tensors.",
+                    "Config and weights belong to different models.",
+                    "Use a matching config.json.",
+                )
 
 
 def _check_names(

@@ -7,6 +7,7 @@ as in the hub's cache, into the cache's own blobs), nothing that holds or asks f
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,10 +50,14 @@ LARGEST_JSON = 64 * 2**20  # a config.json has some kilobytes, an index of many 
 _SHARD = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})\.safetensors")
 
 
+def _cut(path: Path) -> str:
+    return str(path) if len(str(path)) <= 500 else f"{str(path)[:500]}..."
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what is no folder or has nothing in it (CheckpointNotFound, EmptyFolder)."""
-    if not folder.exists():
-        raise CheckpointNotFound(f"The folder {folder} does not exist.", "", "Check the path.")
+    if not os.path.exists(folder):                     # also where its name is none that a disk could hold
+        raise CheckpointNotFound(f"The folder {_cut(folder)} does not exist.", "", "Check the path.")
     if not folder.is_dir():
         raise CheckpointNotFound(f"{folder} is a file, not a folder.", "", f"Give {folder.parent}.")
     try:
@@ -100,6 +105,14 @@ def inside(path: Path, folder: Path) -> bool:
         return True
     # Downloads into a folder of the user's own once left links into the cache.
     return target.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()) and target.parent.name == "blobs"
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether a file (or a link to one) lies there; a name that is too long for any disk names none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -223,7 +236,7 @@ def _read_index(folder: Path) -> dict[str, str]:
                 "An index must not lead out of its folder.",
                 "Don't use this checkpoint unless you know why; its index was not written by transformers.",
             )
-        if not (folder / name).is_file():
+        if not is_plain_file(folder / name):
             raise BadIndex(f"{folder / name} is missing, but {INDEX} names it.", "", save_again)
         _contained(folder / name, folder)
     return dict(weight_map)
@@ -234,9 +247,11 @@ def _entry_text(value: object) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """A relative path of a safetensors file without a way up, on any system (backslash, drive letter)."""
+    """A relative path of a safetensors file without a way up, on any system (backslash, drive letter), nor an odd one."""
     path = PurePosixPath(name)
     tricky = path.is_absolute() or ".." in path.parts or any(character in name for character in "\\:\0")
+    tricky = tricky or not name.isprintable() or len(name) > 1000
+    tricky = tricky or any(len(part.encode("utf-8", "replace")) > 255 for part in path.parts)
     return not tricky and name.endswith(".safetensors")
 
 

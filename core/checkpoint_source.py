@@ -31,6 +31,13 @@ def is_offline(offline: bool | None) -> bool:
     return bool(offline) or variable or constants.is_offline_mode()
 
 
+def _expanded(source: str | Path) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:                               # `~name`, and the system knows nobody of that name
+        return Path(source)
+
+
 def locate(source: str | Path, *, offline: bool | None = None, cache: Path | None = None) -> Path:
     """The folder of a checkpoint given as a path, "org/name" or "org/name@revision".
 
@@ -41,9 +48,9 @@ def locate(source: str | Path, *, offline: bool | None = None, cache: Path | Non
         CheckpointNotFound: none of these has it, or the hub refuses it; the sentence says which.
         EmptyFolder: the folder given can't be used.
     """
-    folder = Path(source).expanduser()
+    folder = _expanded(source)
     match = _HUB_ID.fullmatch(source) if isinstance(source, str) else None
-    if match is None or folder.exists():
+    if match is None or os.path.exists(folder):
         check_folder(folder)
         return folder
     name, revision = match["name"], match["revision"]

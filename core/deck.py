@@ -83,6 +83,8 @@ class Deck:
         self._variants: dict[str, Variant] = {}
         self._prepared: dict[str, tuple[int, Prepared | NoOverlay]] = {}
         self._tokenizers: dict[str, Any] = {}
+        self.kept: dict[int, Any] = {}
+        """What a chat keeps of its last answers, by column; gone with a variant, and with the base."""
         self._rows: tuple[str, ...] = ()
         self._rate = _RATE
         self._generation_config = self.model.generation_config
@@ -162,6 +164,11 @@ class Deck:
         variant = open_variant(folder, chosen, self._loaded)
         with self.busy(f"'{chosen}' is being put on the deck.", wait=True):
             self._variants[chosen] = variant
+            shown = self._overlay.take()
+            try:
+                self._parameters.prepare(variant)
+            finally:
+                self._overlay.put(*shown)
             if self._parameters.holds is self._base:
                 self._prepare(chosen)
         return chosen
@@ -178,7 +185,9 @@ class Deck:
                 self.switch(BASE, "merged")
             for table in (self._variants, self._prepared, self._tokenizers):
                 table.pop(name, None)
+            self.kept.clear()
             self._overlay.forget()
+            self._parameters.forget(variant)
             variant.close()
 
     def _variant(self, name: str) -> Variant:
@@ -354,7 +363,7 @@ class Deck:
             self._overlay.clear()
             for variant in self._variants.values():
                 variant.close()
-            for table in (self._variants, self._prepared, self._tokenizers):
+            for table in (self._variants, self._prepared, self._tokenizers, self.kept):
                 table.clear()
             self._rows = ()
             self.checkpoint.close()

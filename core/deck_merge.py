@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from core.deck_variant import Loaded, Source, fill, in_threads
+from core.deck_rewrite import Rewriter
+from core.deck_variant import Loaded, Source, fill
 from core.errors import Cancelled, DeltadeckError, SwitchFailed
-
-_LARGE = 4 << 20
-"""Bytes from which the kernels below share out one parameter among threads by themselves."""
 
 
 class Parameters:
@@ -22,6 +19,7 @@ class Parameters:
         self.model, self.loaded, self.base = model, loaded, base
         self.holds: Source = base
         self._modules = dict(model.named_modules())
+        self._rewriter = Rewriter()
         self.broken = False
         self.replaced = 0
         """How often a parameter was replaced by another, of another size or no longer one with the embedding."""
@@ -36,6 +34,17 @@ class Parameters:
         """The module that holds a parameter, and the parameter's name there."""
         path, _, leaf = key.rpartition(".")
         return self._modules[path], leaf
+
+    @torch.no_grad()
+    def prepare(self, source: Source) -> None:
+        """Find out how to write what a source changes, and how to undo it, so that its first switch is as fast as others."""
+        keys = [k for k in self._keys(source) if source.shape(k) in (None, tuple(self.get(k).shape))]
+        for one in (source, self.base):
+            self._rewriter.prepare(one, [(k, self.get(k)) for k in keys])
+
+    def forget(self, source: Source) -> None:
+        """Let go of what is known of a source."""
+        self._rewriter.forget(source.name)
 
     def _keys(self, target: Source, *others: Source) -> list[str]:
         """Parameters in which any of these differs from the base, in order; a head that is the embedding counts once."""
@@ -94,8 +103,7 @@ class Parameters:
                     "Unload the base and load it again.")
 
     def _write(self, target: Source, keys: Iterable[str]) -> None:
-        in_place: list[str] = []
-        large: list[str] = []
+        in_place: list[tuple[str, Tensor]] = []
         for key in keys:
             current = self.get(key)
             shape = target.shape(key) or tuple(current.shape)
@@ -107,10 +115,8 @@ class Parameters:
                 fill(target, key, fresh)
                 self._set(key, fresh)
             else:
-                (large if current.nbytes >= _LARGE or current.device.type != "cpu" else in_place).append(key)
-        for key in large:
-            fill(target, key, self.get(key))
-        in_threads([partial(fill, target, key, self.get(key)) for key in in_place])
+                in_place.append((key, current))
+        self._rewriter.write(target, in_place)
         if target.ties and self.get(self.loaded.output_key) is not self.get(self.loaded.input_key):
             self._set(self.loaded.output_key, self.get(self.loaded.input_key))
 

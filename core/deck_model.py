@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ from torch import nn
 
 from core.checkpoint import Checkpoint
 from core.errors import DeltadeckError
-from core.skeleton import Skeleton
+from core.skeleton import BUILDING, Skeleton
+from core.tokenizer_files import make_tokenizer
 
 _TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens_map", "added_tokens", "chat_template")
 
@@ -51,8 +50,9 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto", local_files_only=True,
-                                                     trust_remote_code=False, use_safetensors=True)
+        with BUILDING:
+            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto", local_files_only=True,
+                                                              trust_remote_code=False, use_safetensors=True)
         model.eval().requires_grad_(False)
         if device.type == "cpu":
             for parameter in model.parameters():
@@ -100,19 +100,13 @@ def load_tokenizer(files: Mapping[str, Path]) -> Any:
 
     Raises `DeltadeckError` for files that transformers can't use.
     """
-    from transformers import AutoTokenizer
-
     if not brings_tokenizer(files):
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        for name, path in files.items():
-            shutil.copyfile(path, Path(folder) / name)
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DeltadeckError("The tokenizer can't be loaded.", f"transformers said: {first}.",
-                                 "Get the files again, or check that they belong to this model.") from error
+    try:
+        return make_tokenizer(files)
+    except ValueError as error:
+        raise DeltadeckError("The tokenizer can't be loaded.", f"transformers said: {error}.",
+                             "Get the files again, or check that they belong to this model.") from error
 
 
 def load_generation_config(files: Mapping[str, Path], fallback: Any) -> Any:
@@ -124,5 +118,5 @@ def load_generation_config(files: Mapping[str, Path], fallback: Any) -> Any:
         return fallback
     try:
         return GenerationConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise DeltadeckError(f"'{path}' can't be used.", f"transformers said: {error}.", "Get the file again.") from error

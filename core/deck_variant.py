@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.artifact import Delta, check_base, check_whole, open_delta
-from core.checkpoint import Checkpoint, open_checkpoint
+from core.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from core.codecs import CODECS
 from core.codecs.contract import Stored
 from core.codecs.sign import plane_scales, split_scales
@@ -111,7 +111,7 @@ class Base:
         self.ties = loaded.tied
 
     def shape(self, key: str) -> tuple[int, ...] | None:
-        return _single_shape(self.pieces[key], {n: t.shape for n, t in self.loaded.checkpoint.tensors.items()})
+        return _single_shape(self.pieces[key], self.loaded.checkpoint.tensors)
 
     def write(self, tensor: str, target: Tensor) -> None:
         target.copy_(self.loaded.checkpoint.view(tensor))
@@ -120,8 +120,8 @@ class Base:
         self.loaded.checkpoint.close()
 
 
-def _single_shape(pieces: tuple[Placement, ...], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
-    return tuple(shapes[pieces[0].tensor]) if pieces[0].expert is None else None
+def _single_shape(pieces: tuple[Placement, ...], tensors: Mapping[str, TensorInfo | TensorRecord]) -> tuple[int, ...] | None:
+    return tuple(tensors[pieces[0].tensor].shape) if pieces[0].expert is None else None
 
 
 class DeltaVariant:
@@ -147,7 +147,7 @@ class DeltaVariant:
         return sum(t.nbytes for stored in self.stored.values() for t in stored.values())
 
     def shape(self, key: str) -> tuple[int, ...] | None:
-        return _single_shape(self.pieces[key], {n: r.shape for n, r in self.records.items()})
+        return _single_shape(self.pieces[key], self.records)
 
     def base_view(self, record: TensorRecord) -> Tensor | None:
         """The mapped base tensor of a record, on the model's device."""
@@ -248,7 +248,7 @@ class WholeVariant:
         return 0
 
     def shape(self, key: str) -> tuple[int, ...] | None:
-        return _single_shape(self.pieces[key], {n: t.shape for n, t in self.checkpoint.tensors.items()})
+        return _single_shape(self.pieces[key], self.checkpoint.tensors)
 
     def write(self, tensor: str, target: Tensor) -> None:
         target.copy_(self.checkpoint.view(tensor))

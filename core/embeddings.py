@@ -3,7 +3,7 @@
 A row of the embedding enters the model as it is; a row of the head meets the final hidden states, of second moment H.
 A tied one does both. So a row's change d is coded under M = H / mean(diag H) + identity: minimise (d - sum_p v_p s_p) M
 (...)^T over the scales v of the planes, closed form. How often a token occurs weighs its whole row, so it does not move
-the row's own optimum.
+the row's own optimum. Signs are chosen under M too, all planes together, where the recipe chooses signs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import msgspec
 import torch
 from torch import Tensor
 
+from core.chosen_kernels import choose_signs
 from core.fit import FEW_TOKENS
+from core.gptq import inverse_factor
 from core.record import Losses, TensorRecord
 from core.signs import pack_signs
 from core.skeleton import OUTER
@@ -22,6 +24,11 @@ from core.weights import StagedModel, Weights, to_device
 
 ROWS = 8192
 """Rows coded together."""
+
+CHOICES = 3
+"""Choices of signs at most."""
+DAMP = 0.1
+"""Added to the diagonal of M where signs are chosen, in mean diagonals: M is known from `HEAD_TOKENS` tokens only."""
 
 HEAD_TOKENS = 4096
 """Tokens that the fine-tune is run on to see what its head reads."""
@@ -47,17 +54,24 @@ def head_moment(model: StagedModel, tuned: Weights, ids: Tensor, device: torch.d
     return h / h.diagonal().mean()
 
 
-def fit_rows(variant: Variant, record: TensorRecord, metric: Tensor | None, device: torch.device) -> TensorRecord:
-    """Learn signs and row scales of all planes of an embedding or head under `metric` (in, in), identity when None."""
+def fit_rows(variant: Variant, record: TensorRecord, metric: Tensor | None, device: torch.device, *,
+             chosen: bool = False) -> TensorRecord:
+    """Learn signs and row scales of all planes of an embedding or head under `metric` (in, in), identity when None.
+
+    With `chosen`, signs are chosen under the metric wherever that loses less of a row; else they are those of what is left.
+    """
     base, tuned = variant.base_view(record), variant.tuned.view(record.name)
     assert base is not None
     rows = record.outputs
     signs, scales = [], []
     lost = energy = 0.0
+    factor = inverse_factor(torch.eye(record.inputs, device=device) if metric is None else metric, DAMP) if chosen else None
     for at in range(0, rows, ROWS):
         part = slice(at, min(at + ROWS, rows))
         change = to_device(tuned[part], device) - to_device(base[part], device)
         planes, values = code_rows(change, record.planes, metric)
+        if factor is not None:
+            planes, values = choose_rows(change, planes, values, metric, factor)
         signs.append(torch.stack([pack_signs(p < 0).cpu() for p in planes]))
         scales.append(values)
         left = change - sum((v[:, None] * p for v, p in zip(values, planes, strict=True)), torch.zeros_like(change))
@@ -85,6 +99,33 @@ def code_rows(change: Tensor, planes: int, metric: Tensor | None) -> tuple[list[
         scales = _row_scales(change, found, metric)
         left = change - sum((v[:, None] * s for v, s in zip(scales, found, strict=True)), torch.zeros_like(change))
     return found, scales
+
+
+def choose_rows(change: Tensor, signs: list[Tensor], scales: Tensor, metric: Tensor | None,
+                factor: tuple[Tensor, Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Signs and scales as of `code_rows`, chosen anew with error feedback for the rows that lose less so.
+
+    Choice and scales by turns, each row for itself, while the metric's loss falls; `factor` is the metric's.
+    """
+    best, values = torch.stack(signs), scales.clone()
+    least = _row_losses(change, best, values, metric)
+    now = scales
+    for _ in range(CHOICES):
+        sizes = now.abs().sort(0, descending=True).values      # the largest plane first: then the nearest sum is chosen
+        found = choose_signs(change, factor, sizes)
+        now = _row_scales(change, list(found), metric)
+        losses = _row_losses(change, found, now, metric)
+        better = losses < least
+        if not bool(better.any()):
+            break
+        best[:, better], values[:, better], least = found[:, better], now[:, better], torch.minimum(least, losses)
+    return list(best), values
+
+
+def _row_losses(change: Tensor, signs: Tensor, scales: Tensor, metric: Tensor | None) -> Tensor:
+    """What each row (rows,) loses under the metric."""
+    left = change - (signs * scales[:, :, None]).sum(0)
+    return (_under(left, metric) * left).sum(1)
 
 
 def _row_scales(change: Tensor, signs: list[Tensor], metric: Tensor | None) -> Tensor:

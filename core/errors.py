@@ -87,6 +87,11 @@ class CalibrationUnusable(Refused):
     """The calibration source can't be read, or holds too little text."""
 
 
+# -------------------------------------------------------------------------------------------- evaluation
+class TasksUnavailable(Refused):
+    """Multiple-choice tasks can't be run: lm-eval is not installed, it knows no such task, or the data can't be had."""
+
+
 # --------------------------------------------------------------------------------------------- deltas
 class NotADelta(Refused):
     """The folder holds no delta, or one of a format that this version does not know."""

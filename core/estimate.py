@@ -45,9 +45,10 @@ def operations(plan: Plan, sizes: Sizes, device: torch.device) -> dict[str, floa
     gather = sum(2.0 * min(3 * r.inputs**2, r.inputs**2 + 2 * r.inputs * r.shape[r.output_dimension])
                  for r in matrices(plan) if r.codec == "sign" and r.kind not in ("k", "v", "up"))
     fit = {"exact": sizes.fit_tokens * (2.1 * forward + 0.7 * gather),
-           "paper": sizes.fit_tokens * (2.1 * forward + 0.7 * gather + 2 * 5 * 2 * forward), "bitdelta": 0.0}[plan.options.recipe]
+           "paper": sizes.fit_tokens * (2.1 * forward + 0.7 * gather + 2 * 5 * 2 * forward), "bitdelta": 0.0}
+    cost = fit.get(plan.options.recipe, fit["exact"])
     narrow = 0.5 if has_fast_bf16(device) else 1.0
-    return {"fit": fit, "tune": sizes.tune_tokens * (4.7 * forward * narrow + 1.8 * head),
+    return {"fit": cost, "tune": sizes.tune_tokens * (4.7 * forward * narrow + 1.8 * head),
             "measure": sizes.measure_tokens * (4 * forward + 6 * head)}
 
 

@@ -10,7 +10,8 @@ they were never fitted to, only looked at to choose between finished fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from core.artifact import Delta, check_base, check_whole
 from core.calibration import load_tokenizer, resolve_default, split_samples
 from core.checkpoint import Checkpoint
 from core.devices import choose_device, exact_arithmetic
-from core.errors import BadOption, CalibrationUnusable
-from core.fidelity import LOGITS_AT_ONCE, Report, compare
+from core.errors import BadOption, CalibrationUnusable, TasksUnavailable
+from core.fidelity import LOGITS_AT_ONCE, Report, compare_tokens
+from core.generation import Generation, agreement, make_prompts, stop_ids
+from core.generation import steps as answer_steps
 from core.merge import variant_model
 from core.stream import cut_batches
-from core.weights import StagedModel, TensorWeights
+from core.tasks import TaskReport, load_tasks, run_tasks
+from core.weights import StagedModel, TensorWeights, Weights
 
 TOKENS = 20_000
 """Measured at least by default."""
@@ -91,6 +95,32 @@ def held_out_text(delta: Delta, base: Checkpoint, tuned: Checkpoint, source: str
     return HeldOutText(ids, _named(source), note)
 
 
+@dataclass(frozen=True)
+class Models:
+    """The fine-tune, and what is compared with it, each with where its weights come from."""
+
+    target: tuple[StagedModel, Weights]
+    base: tuple[StagedModel, Weights]
+    variant: tuple[StagedModel, Weights]
+    device: torch.device
+
+    @property
+    def others(self) -> dict[str, tuple[StagedModel, Weights]]:
+        """Base and variant by name."""
+        return {"base": self.base, "variant": self.variant}
+
+
+def open_models(delta: Delta, base: Checkpoint, tuned: Checkpoint, device: str = "auto") -> Models:
+    """All three, block by block from their files; the variant's tensors come from the delta folder. Raises `WrongBase`,
+    `DeltaCorrupt`."""
+    check_whole(delta)
+    check_base(delta, base)
+    where = choose_device(device)
+    target, student, zero = StagedModel.of(tuned), variant_model(delta, base), StagedModel.of(base)
+    return Models((target, TensorWeights(target, tuned.view, where)), (zero, TensorWeights(zero, base.view, where)),
+                  (student, TensorWeights(student, lambda name: delta.variant(base, name), where)), where)
+
+
 def evaluate_delta(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: HeldOutText, *, device: str = "auto",
                    progress: Callable[[int, int], None] | None = None) -> Report:
     """Fidelity of base and variant to the fine-tune on a text; the variant's tensors come from the delta folder.
@@ -98,15 +128,76 @@ def evaluate_delta(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: Held
     `progress` is called with (steps done, of how many) and may raise to stop. Token ids beyond the smallest of the three
     vocabularies count as its last entry, for all alike. Raises `WrongBase`.
     """
-    check_whole(delta)
-    check_base(delta, base)
-    where = choose_device(device)
-    target, student, zero = StagedModel.of(tuned), variant_model(delta, base), StagedModel.of(base)
-    vocabulary = min(m.skeleton.vocabulary for m in (target, student, zero))
+    models = open_models(delta, base, tuned, device)
+    staged = [model.skeleton for model, _ in (models.target, models.variant, models.base)]
+    vocabulary = min(s.vocabulary for s in staged)
     ids = text.ids.clamp_max(vocabulary - 1)
-    others = {"base": (zero, TensorWeights(zero, base.view, where)),
-              "variant": (student, TensorWeights(student, lambda name: delta.variant(base, name), where))}
-    total = _steps(ids, vocabulary, [m.skeleton.depth for m in (target, student, zero)])
+    tick = _counter(_steps(ids, vocabulary, [s.depth for s in staged]), progress)
+    with exact_arithmetic():
+        found = compare_tokens(models.target, models.others, ids, models.device, tick)
+    zero, variant = found.fidelity["base"], found.fidelity["variant"]
+    if zero.kl_mean < variant.kl_mean:
+        raise BadOption(f"'{tuned.source}' is closer to the base than to the variant (KL {zero.kl_mean:.4g} and "
+                        f"{variant.kl_mean:.4g}).", "It is hardly the fine-tune that this delta was made from.",
+                        "Give the fine-tune that the delta was made from.")
+    return Report(ids.numel(), zero, variant, *found.ppl, found.recovery_error("variant", "base"))
+
+
+def evaluate_answers(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: HeldOutText, *, prompts: int = 16,
+                     tokens: int = 32, device: str = "auto", progress: Callable[[int, int], None] | None = None) -> Generation:
+    """How long base and variant give the fine-tune's greedy answers to `prompts` prompts: shipped questions and beginnings of
+    `text` (see `core.generation`). Raises `BadOption`, and what `open_models` raises."""
+    if prompts < 1 or tokens < 1:
+        raise BadOption("At least one prompt and one token of answer are needed.", "", "Use larger numbers.")
+    models = open_models(delta, base, tuned, device)
+    tokenizer = load_tokenizer(tuned.folder) or load_tokenizer(base.folder)
+    given = make_prompts(text.ids, tokenizer, prompts)
+    tick = _counter(answer_steps(models.target, models.others, given, tokens), progress)
+    with exact_arithmetic():
+        return agreement(models.target, models.others, given, models.device, tokens=tokens,
+                         stops=stop_ids(tuned.config, tokenizer), tick=tick)
+
+
+def evaluate_tasks(delta: Delta, base: Checkpoint, tuned: Checkpoint, names: Sequence[str], *, data: Path | None = None,
+                   limit: int | None = None, device: str = "auto",
+                   progress: Callable[[int, int], None] | None = None) -> list[TaskReport]:
+    """Multiple-choice tasks of lm-eval on fine-tune, base and variant (see `core.tasks`). Raises `TasksUnavailable`,
+    `BadOption`, and what `open_models` raises."""
+    tokenizer = load_tokenizer(tuned.folder) or load_tokenizer(base.folder)
+    if tokenizer is None:
+        raise TasksUnavailable("Neither the fine-tune nor the base has a tokeniser.", "Questions are text.",
+                               "Put the tokeniser's files into the fine-tune's folder.")
+    with tempfile.TemporaryDirectory(prefix="deltadeck-tasks-") as scratch:
+        tasks = load_tasks(names, Path(scratch), data=data, limit=limit)
+        models = open_models(delta, base, tuned, device)
+        with exact_arithmetic():
+            return run_tasks(models.target, models.others, tasks, tokenizer, models.device, progress)
+
+
+@dataclass(frozen=True)
+class LayerRecovery:
+    """One fitted matrix: recovery = 1 - the share of its change that is lost on held-out calibration text."""
+
+    name: str
+    kind: str
+    block: int | None
+    codec: str
+    recovery: float
+
+
+def layer_recoveries(delta: Delta) -> list[LayerRecovery]:
+    """The matrices that were fitted, worst first, as the delta's own record has them; slices weigh by their outputs."""
+    found = []
+    for record in delta.records.values():
+        parts = [(s.stop - s.start, losses.recovery) for s, losses in zip(record.slices, record.losses, strict=False)]
+        known = [(width, value) for width, value in parts if value is not None]
+        if known:
+            mean = sum(width * value for width, value in known) / sum(width for width, _ in known)
+            found.append(LayerRecovery(record.name, record.kind, record.block, record.codec, mean))
+    return sorted(found, key=lambda layer: layer.recovery)
+
+
+def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
     done = 0
 
     def tick() -> None:
@@ -114,14 +205,7 @@ def evaluate_delta(delta: Delta, base: Checkpoint, tuned: Checkpoint, text: Held
         done += 1
         if progress:
             progress(min(done, total), total)
-
-    with exact_arithmetic():
-        found, (ppl, error) = compare((target, TensorWeights(target, tuned.view, where)), others, ids, where, tick)
-    if found["base"].kl_mean < found["variant"].kl_mean:
-        raise BadOption(f"'{tuned.source}' is closer to the base than to the variant (KL {found['base'].kl_mean:.4g} and "
-                        f"{found['variant'].kl_mean:.4g}).", "It is hardly the fine-tune that this delta was made from.",
-                        "Give the fine-tune that the delta was made from.")
-    return Report(ids.numel(), found["base"], found["variant"], ppl, error)
+    return tick
 
 
 def _steps(ids: Tensor, vocabulary: int, depths: list[int]) -> int:

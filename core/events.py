@@ -70,6 +70,8 @@ class LayerFitted(Event, frozen=True, kw_only=True):
     index: int
     total: int
     restored: bool = False
+    method: str = ""
+    """As in the tensor's record."""
 
 
 class TunePoint(Event, frozen=True, kw_only=True):

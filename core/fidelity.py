@@ -1,13 +1,13 @@
 """How close a variant is to its fine-tune on held-out text, with the base as the zero.
 
 KL is KL(fine-tune || model) per token in nats; top-1 the share of tokens whose likeliest next token agrees; ppl the
-perplexity of the text's own next tokens. All are means over tokens; standard errors come from sequence means, since
-tokens of one sequence are not independent. Models run block by block, in FP32, from the weights as they are stored.
+perplexity of the text's own next tokens, and its gap that to the fine-tune's. Means and quantiles are over tokens; their
+standard errors over sequences (see `core.errorbars`: medians and 99th percentiles are bootstrapped), since tokens of one
+sequence are not independent. Models run block by block, in FP32, from the weights as they are stored.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.errorbars import Estimate, mean_error, perplexity, perplexity_gap, quantiles, remaining
 from core.skeleton import OUTER
 from core.stream import carry, cut_batches
 from core.weights import StagedModel, Weights
@@ -25,7 +26,8 @@ LOGITS_AT_ONCE = 1 << 26
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Of one model against the fine-tune. KL in nats per token; `kl_p99` is the 99th percentile over tokens."""
+    """Of one model against the fine-tune. KL in nats per token; `kl_p99` is the 99th percentile over tokens, `kl_max` the
+    largest seen (which has no standard error). `ppl_gap` is ppl minus the fine-tune's, its error paired over sequences."""
 
     kl_mean: float
     kl_se: float
@@ -33,6 +35,13 @@ class Fidelity:
     top1: float
     ppl: float
     ppl_se: float
+    kl_median: float
+    kl_median_se: float
+    kl_p99_se: float
+    kl_max: float
+    top1_se: float
+    ppl_gap: float
+    ppl_gap_se: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Report:
     variant: Fidelity
     fine_tuned_ppl: float
     fine_tuned_ppl_se: float
+    recovery_se: float
 
     @property
     def recovery(self) -> float:
@@ -53,7 +63,22 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as the command prints it."""
         return {"tokens": self.tokens, "base": asdict(self.base), "variant": asdict(self.variant),
-                "fine_tuned": {"ppl": self.fine_tuned_ppl, "ppl_se": self.fine_tuned_ppl_se}, "recovery": self.recovery}
+                "fine_tuned": {"ppl": self.fine_tuned_ppl, "ppl_se": self.fine_tuned_ppl_se}, "recovery": self.recovery,
+                "recovery_se": self.recovery_se}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare_tokens` measures: per model its fidelity and each token's KL (sequences, tokens - 1)."""
+
+    fidelity: dict[str, Fidelity]
+    kl: dict[str, Tensor]
+    ppl: Estimate
+    """The fine-tune's own perplexity."""
+
+    def recovery_error(self, variant: str, base: str) -> float:
+        """Standard error of 1 - KL(variant) / KL(base), paired over sequences."""
+        return remaining(self.kl[variant], self.kl[base])[1]
 
 
 def recovery(variant: float, base: float) -> float:
@@ -61,25 +86,21 @@ def recovery(variant: float, base: float) -> float:
     return 1 - variant / base if base > 0 else 1.0
 
 
+def summarise(kl: Tensor, agree: Tensor, losses: Tensor, own: Tensor) -> Fidelity:
+    """Fidelity from what each token gave, (sequences, tokens - 1) each: KL in nats, whether the likeliest token agrees, and
+    -log p of the text's next token by the model and by the fine-tune."""
+    (mean, error), (top1, top1_error) = mean_error(kl), mean_error(agree)
+    (median, median_error), (worst, worst_error) = quantiles(kl, (0.5, 0.99))
+    (ppl, ppl_error), (gap, gap_error) = perplexity(losses), perplexity_gap(losses, own)
+    return Fidelity(mean, error, worst, top1, ppl, ppl_error, kl_median=median, kl_median_se=median_error,
+                    kl_p99_se=worst_error, kl_max=float(kl.max()), top1_se=top1_error, ppl_gap=gap, ppl_gap_se=gap_error)
+
+
 @dataclass
-class _Sums:
+class _Tokens:
     kl: list[Tensor]
     agree: list[Tensor]
     nll: list[Tensor]
-
-    def fidelity(self) -> Fidelity:
-        kl, nll = torch.cat(self.kl), torch.cat(self.nll)             # (sequences, tokens - 1)
-        mean, error = _mean_se(kl)
-        loss, loss_error = _mean_se(nll)
-        worst = float(torch.quantile(kl.flatten()[:1 << 24].double(), 0.99))
-        agreement, perplexity = float(torch.cat(self.agree).double().mean()), math.exp(min(loss, 700))
-        return Fidelity(mean, error, worst, agreement, perplexity, perplexity * loss_error)
-
-
-def _mean_se(values: Tensor) -> tuple[float, float]:
-    """Mean over all, and its standard error from the rows' means (nan for a single row)."""
-    rows = values.double().mean(1)
-    return float(rows.mean()), float(rows.std() / math.sqrt(len(rows))) if len(rows) > 1 else math.nan
 
 
 def log_probabilities(model: StagedModel, outer: Mapping[str, Tensor], ids: Tensor, hidden: Tensor, vocabulary: int) -> Tensor:
@@ -88,7 +109,14 @@ def log_probabilities(model: StagedModel, outer: Mapping[str, Tensor], ids: Tens
 
 
 def compare(target: tuple[StagedModel, Weights], others: Mapping[str, tuple[StagedModel, Weights]], ids: Tensor,
-            device: torch.device, tick: Callable[[], None] | None = None) -> tuple[dict[str, Fidelity], tuple[float, float]]:
+            device: torch.device, tick: Callable[[], None] | None = None) -> tuple[dict[str, Fidelity], Estimate]:
+    """`compare_tokens` without what single tokens cost: fidelities and the target's own (ppl, error)."""
+    found = compare_tokens(target, others, ids, device, tick)
+    return found.fidelity, found.ppl
+
+
+def compare_tokens(target: tuple[StagedModel, Weights], others: Mapping[str, tuple[StagedModel, Weights]], ids: Tensor,
+                   device: torch.device, tick: Callable[[], None] | None = None) -> Comparison:
     """Fidelity of each of `others` to `target` on token sequences (sequences, tokens); and the target's own ppl and error.
 
     Vocabularies of different sizes are compared over the entries that all have.
@@ -98,7 +126,7 @@ def compare(target: tuple[StagedModel, Weights], others: Mapping[str, tuple[Stag
     vocabulary = min(m.skeleton.vocabulary for m, _ in models.values())
     states = {name: carry(m.skeleton, w, batches, device, tick) for name, (m, w) in models.items()}
     outers = {name: w.stage(OUTER) for name, (_, w) in models.items()}
-    sums = {name: _Sums([], [], []) for name in others}
+    sums = {name: _Tokens([], [], []) for name in others}
     own: list[Tensor] = []
     rows = max(1, LOGITS_AT_ONCE // (ids.shape[1] * vocabulary))
     with torch.inference_mode():
@@ -121,5 +149,7 @@ def compare(target: tuple[StagedModel, Weights], others: Mapping[str, tuple[Stag
                     total.kl.append(torch.sum(exp * (p - q), -1).clamp_min(0).cpu())
                 if tick:
                     tick()
-    loss, error = _mean_se(torch.cat(own))
-    return {name: total.fidelity() for name, total in sums.items()}, (math.exp(loss), math.exp(loss) * error)
+    losses = torch.cat(own)
+    kl = {name: torch.cat(total.kl) for name, total in sums.items()}
+    return Comparison({name: summarise(kl[name], torch.cat(total.agree), torch.cat(total.nll), losses)
+                       for name, total in sums.items()}, kl, perplexity(losses))

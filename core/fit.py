@@ -10,12 +10,14 @@ import msgspec
 import torch
 from torch import Tensor
 
+from core.chosen import Metric, with_chosen
 from core.codecs.contract import logical
 from core.devices import give_back_memory
 from core.methods import METHODS
 from core.moments import Evidence, Moments, Target
 from core.paper import fit_adamw
 from core.record import AXES, Losses, Slice, TensorRecord
+from core.signs import pack_signs
 from core.solve import Fitted, Problem, expand, first_guess
 from core.stream import Batches, Hidden, Level, Remembered, Use, observe, uses
 from core.variant import Variant
@@ -144,7 +146,7 @@ class BlockFitter:
         only = frozenset(level.parameters)
         student = self.parameters()
         lead = level.parameters[0]
-        weighed = self.recipe == "exact" and not level.experts and all(     # experts see a part of the tokens only
+        weighed = self.recipe != "paper" and not level.experts and all(     # experts see a part of the tokens only
             self.variant.records[n].kind in RESIDUAL_KINDS for g in groups.values() for n in g.names)
         for i, held_out in enumerate(self.batches.held_out):
             target = None
@@ -190,6 +192,7 @@ class BlockFitter:
                                        "scales are the mean change.")
                 continue
             finished = [part.finish(group.tuned) for part in group.parts if part.tokens >= FEW_TOKENS]
+            metric = Metric.of(*finished[0][:2]) if self.recipe == "chosen" else None
             at = 0
             for name in group.names:
                 outputs = self.variant.records[name].shape[self.variant.records[name].output_dimension]
@@ -200,11 +203,12 @@ class BlockFitter:
                     self.tick()
                     continue
                 samples = [(x, y[:, ends]) for x, y in group.samples]
-                yield self._fit_matrix(name, [(h, ck[:, ends], e2[ends]) for h, ck, e2 in finished], samples)
+                own = None if metric is None else metric.outputs(ends)
+                yield self._fit_matrix(name, [(h, ck[:, ends], e2[ends]) for h, ck, e2 in finished], samples, own)
                 self.tick()
 
     def _fit_matrix(self, name: str, moments: list[tuple[Tensor, Tensor, Tensor]],
-                    samples: list[tuple[Tensor, Tensor]]) -> TensorRecord:
+                    samples: list[tuple[Tensor, Tensor]], metric: Metric | None = None) -> TensorRecord:
         record = self.variant.records[name]
         change = logical_change(self.variant, record, self.device)
         pieces, values, fits = [], [], []
@@ -217,13 +221,17 @@ class BlockFitter:
                 pairs = [(x, y[:, rows]) for x, y in samples]
                 chosen, tried = choose_axis(piece.axis, partial(fit_adamw, problem, samples=pairs), open_axes(piece.axis))
             else:
-                chosen, tried = choose_axis(piece.axis, problem.solve, {"scalar", "row", "column", *open_axes(piece.axis)})
+                solve: Callable[[str], Fitted] = problem.solve
+                if metric is not None:
+                    aim = metric.aim(change[rows], moments[-1], rows)
+                    solve = with_chosen(problem, aim, open_axes(piece.axis), self.tick)
+                chosen, tried = choose_axis(piece.axis, solve, {"scalar", "row", "column", *open_axes(piece.axis)})
             pieces.append(msgspec.structs.replace(piece, axis=chosen.axis))
             values.append(pad_slots(chosen.values, piece.slots))
             fits.append((chosen, tried))
             problems.append(problem)
         record = msgspec.structs.replace(record, slices=tuple(pieces))
-        record = self.variant.learn_scales(record, [torch.cat(values)])
+        record = self.variant.learn_scales(record, [torch.cat(values)], stored_signs(record, problems, [f for f, _ in fits]))
         return self._with_losses(record, problems, fits)
 
     def _fit_method(self, name: str, moments: list[tuple[Tensor, Tensor, Tensor]]) -> TensorRecord:
@@ -242,7 +250,8 @@ class BlockFitter:
         for piece, problem, (_, tried) in zip(record.slices, problems, fits, strict=True):
             left = problem.change - effective[piece.start:piece.stop]
             training, held_out = problem.training.lost(left), problem.held_out.lost(left)
-            losses.append(Losses(axis={f.axis: round(f.held_out, 9) for f in tried},
+            plain = {f"plain {f.axis}": round(f.plain, 9) for f in tried if f.plain is not None}
+            losses.append(Losses(axis={f.axis: round(f.held_out, 9) for f in tried} | plain,
                                  guess={f.axis: round(f.guess, 9) for f in tried},
                                  training=round(training, 9), held_out=round(held_out, 9)))
         record = msgspec.structs.replace(record, losses=tuple(losses))
@@ -269,6 +278,14 @@ def choose_axis(axis: str, solve: Callable[[str], Fitted], tried: set[str]) -> t
     """(the fit to use, all fits). `auto` takes row or column, whichever has the lower held-out loss."""
     fits = [solve(a) for a in AXES if a in tried]
     return min((f for f in fits if f.axis in open_axes(axis)), key=lambda f: f.held_out), fits
+
+
+def stored_signs(record: TensorRecord, problems: list[Problem], fits: list[Fitted]) -> Tensor | None:
+    """Packed signs (1, rows, bytes) as stored, where some slice's are chosen; None where all are the change's own."""
+    if all(f.signs is None for f in fits):
+        return None
+    signs = torch.cat([p.signs if f.signs is None else f.signs for p, f in zip(problems, fits, strict=True)])
+    return pack_signs(logical(record, signs) < 0).cpu()[None]      # the transpose is its own inverse
 
 
 def pad_slots(values: Tensor, slots: int) -> Tensor:

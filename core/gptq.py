@@ -31,12 +31,28 @@ def inverse_factor(metric: Tensor, damp: float = 0.01) -> tuple[Tensor, Tensor]:
     ordered = metric[order][:, order] / mean
     while True:
         damped = ordered + damp * torch.eye(n, device=metric.device)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # With columns and rows from last to first, L L^T is H; turned back, the inverse of L is the factor of H's inverse.
+        # One factorisation, and the inverse itself is never formed.
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed):
-                return order, upper
+            upper = inverse_lower(lower).flip(0, 1)
+            if bool(upper.isfinite().all()):
+                return order, upper.contiguous()
         damp = max(damp * 10, 1e-4)
+
+
+def inverse_lower(lower: Tensor) -> Tensor:
+    """The inverse of a lower triangular matrix (n, n): halves first, so that nearly all of it is matrix products."""
+    n = len(lower)
+    if n <= 2 * BLOCK:
+        found: Tensor = torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype, device=lower.device), upper=False)
+        return found
+    half = n // 2
+    result = torch.zeros_like(lower)
+    result[:half, :half] = inverse_lower(lower[:half, :half])
+    result[half:, half:] = inverse_lower(lower[half:, half:])
+    result[half:, :half] = -result[half:, half:] @ (lower[half:, :half] @ result[:half, :half])
+    return result
 
 
 def sweep(target: Tensor, factor: tuple[Tensor, Tensor], grid: Grid) -> Tensor:

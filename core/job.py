@@ -23,11 +23,11 @@ from torch import Tensor
 
 from core import __version__
 from core.artifact import BaseInfo, Delta, DeltaConfig, base_digest, open_delta, write_delta
-from core.calibration import fingerprint, load_tokenizer, split_samples
+from core.budget import is_item
+from core.budget_stage import KEY, allocated, forecast_depends, shaped
 from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
-from core.embeddings import fit_rows, head_moment
 from core.errors import BadOption, Cancelled, JobMismatch, NoSpace, OutputExists, Refused
 from core.estimate import Sizes, estimate, operations
 from core.events import (
@@ -42,10 +42,11 @@ from core.events import (
     Written,
 )
 from core.fit import BlockFitter, is_fitted, keep_guess, learn_unseen
-from core.journal import Journal
+from core.journal import Journal, read_job_note
 from core.plan import Plan, make_plan, record_bytes
+from core.prepare_stage import Preparation, prepare
 from core.record import TensorRecord
-from core.request import Request, sample_counts, sequence_length
+from core.request import Request, asked_size, draw_samples, identity, parts_sha256, sample_counts, sequence_length
 from core.stream import Batches, advance, cut_batches, levels, start
 from core.tune_stage import Desk, TuneStage
 from core.variant import Variant, is_learnt
@@ -65,8 +66,13 @@ class Result:
 class Job:
     """A request being carried out. `tell` gets every event; `cancelled` is asked between steps."""
 
-    def __init__(self, request: Request, tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool] = lambda: False) -> None:
-        self.request, self.cancelled = request, cancelled
+    def __init__(self, request: Request, tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool] = lambda: False,
+                 forecasts: Path | None = None) -> None:
+        """`forecasts`: a folder that keeps what a budget was chosen from, so that no pair is measured twice."""
+        self.request, self.cancelled, self.forecasts = request, cancelled, forecasts
+        self.expected: dict[str, Any] = {}
+        self.given = 0
+        """Matrices that a budget leaves nothing to learn for."""
         self.began = time.monotonic()
         self._tell = tell
         self.output = Path(request.output)
@@ -122,6 +128,7 @@ class Job:
             self.tell(StageStarted(stage="plan", total=len(tuned.tensors)))
             self.plan = make_plan(base, tuned, options, lambda done, total: self.tell(
                 Progress(stage="plan", done=done, total=total, fraction=0.0)))
+            self.plan = shaped(self.plan, self.request)
             for message in self.plan.warnings:
                 self.warn(message)
             self.length = sequence_length(self.request, tuned.config)
@@ -137,7 +144,8 @@ class Job:
         sizes = Sizes((counts["fit"] + counts["fit_held_out"]) * self.length, counts["tune"] * self.length,
                       counts["tune_held_out"] * self.length)
         ops = operations(self.plan, sizes, self.device)
-        self.costs = {"prepare": 0.03 * sum(ops.values()), "fit": ops["fit"], "tune": ops["tune"] + ops["measure"],
+        share = 0.4 if self.request.is_allocated else 0.03
+        self.costs = {"prepare": share * sum(ops.values()), "fit": ops["fit"], "tune": ops["tune"] + ops["measure"],
                       "write": 0.02 * sum(ops.values())}
         width = int(self.tuned.config.get("hidden_size") or self.tuned.config.get("n_embd") or 1024)
         need = estimate(self.plan, sizes, self.device, width).disk_bytes
@@ -163,13 +171,10 @@ class Job:
             raise JobMismatch(f"Another process is working on '{self.folder}'.", "", "Wait for it, or stop it first.") from e
         wanted = {"request": msgspec.to_builtins(msgspec.structs.replace(self.request, output=self.output.name)),
                   "version": __version__, "threads": torch.get_num_threads(), "device": str(self.device),
-                  "base": _identity(self.base), "fine_tuned": _identity(self.tuned)}
+                  "base": identity(self.base), "fine_tuned": identity(self.tuned)}
         path = self.folder / "job.json"
         if path.exists():
-            try:
-                found = msgspec.json.decode(path.read_bytes(), type=dict)
-            except msgspec.DecodeError:
-                found = {}
+            found = read_job_note(path)
             differing = [k for k in wanted if k != "threads" and found.get(k) != wanted[k]]
             if differing:
                 lock.release()
@@ -187,8 +192,10 @@ class Job:
 
     def _carry_out(self) -> Result:
         model = StagedModel.of(self.tuned)
-        variant = Variant(self.base, self.tuned, self.plan.records)
         self.parts = self._calibration(model)
+        self.tell(StageStarted(stage="prepare", total=len(self.plan.records)))
+        self._allocate(model)
+        variant = Variant(self.base, self.tuned, self.plan.records)
         self._prepare(model, variant)
         if self.request.recipe == "bitdelta":
             for record in list(variant.records.values()):
@@ -218,59 +225,45 @@ class Job:
     def _calibration(self, model: StagedModel) -> dict[str, Tensor]:
         entry = self.journal.read("calibration")
         if entry is None:
-            tokenizer = load_tokenizer(self.tuned.folder) or load_tokenizer(self.base.folder)
             try:
-                parts = split_samples(self.request.calibration, tokenizer, counts=sample_counts(self.request),
-                                      sequence_length=self.length, seed=self.request.seed)
+                drawn = draw_samples(self.request, self.base, self.tuned, self.length, model.skeleton.vocabulary)
             except Refused:                            # nothing was begun: leave nothing behind
                 self._clear()
                 raise
-            tensors = {k: v.clamp_max(model.skeleton.vocabulary - 1).to(torch.int32) for k, v in parts.parts.items()}
-            extra = {"source": parts.source, "got": parts.got, "short": parts.is_short}
+            tensors = drawn.parts
+            extra = {"source": drawn.source, "got": drawn.got, "short": drawn.is_short}
             self.journal.write("calibration", [], {"parts": tensors}, extra)
             entry = self.journal.read("calibration")
             assert entry is not None
         self.calibration = {"source": source_name(entry.extra["source"]), "sequence_length": self.length,
                             "seed": self.request.seed,
                             "samples": entry.extra["got"],
-                            "sha256": fingerprint(torch.cat([v for _, v in sorted(entry.tensors["parts"].items())]).long())}
+                            "sha256": parts_sha256(entry.tensors["parts"])}
         if entry.extra["short"]:
             self.warn(f"The calibration text is short: {entry.extra['got']} sequences instead of {sample_counts(self.request)}.")
         return {k: v.long() for k, v in entry.tensors["parts"].items()}
 
     def _prepare(self, model: StagedModel, variant: Variant) -> None:
         """Hash the base, factor low-rank changes, fit embeddings and head."""
-        self.tell(StageStarted(stage="prepare", total=len(self.plan.records)))
-        outer = [r for r in self.plan.records if r.codec == "sign" and r.block is None]
-        metric: Tensor | None = None
-        if any(r.kind in ("embed", "head") for r in outer) and self.request.recipe != "bitdelta":
-            metric = head_moment(model, TensorWeights(model, self.tuned.view, self.device), self.parts["fit"], self.device)
-        for i, record in enumerate(self.plan.records):
-            if record.base and record.base_sha256 == "":
-                variant.records[record.name] = msgspec.structs.replace(record, base_sha256=self.base.sha256(record.base))
-            self.progress("prepare", i, len(self.plan.records))
-        for record in list(variant.records.values()):
-            key = f"outer-{record.name}"
-            wanted = is_learnt(record) and (record.block is None or not is_fitted(record))
-            if self._restore(variant, key) or not wanted:
-                continue
-            begin = time.monotonic()
-            if not is_fitted(record):
-                fitted = variant.learn_factors(record)
-            elif record.kind in ("embed", "head") and self.request.recipe != "bitdelta":
-                reads_head = record.kind == "head" or model.skeleton.tied
-                under = self._embedding_metric(metric, record, model) if reads_head else None
-                fitted = fit_rows(variant, record, under, self.device)
-            else:
-                fitted = keep_guess(variant, record.name, self.device)
-            self.journal.write(key, [fitted], {record.name: variant.learnt[record.name]})
-            self._fitted(fitted, time.monotonic() - begin)
+        total = len(self.plan.records)
+        prepare(Preparation(self.base, self.tuned, self.request.recipe, self.device, self.journal, self.parts["fit"],
+                            self._restore, self._fitted, lambda i: self.progress("prepare", i, total)), model, variant)
 
-    @staticmethod
-    def _embedding_metric(metric: Tensor | None, record: TensorRecord, model: StagedModel) -> Tensor | None:
-        if metric is None or (record.kind == "head" and not model.skeleton.tied):
-            return metric
-        return metric + torch.eye(len(metric), device=metric.device)
+    def _allocate(self, model: StagedModel) -> None:
+        """Where a size or a fidelity was asked for: choose how each matrix is stored."""
+        if not self.request.is_allocated:
+            return
+        before, known = self.plan.records, self.journal.read(KEY) is not None
+        depends = forecast_depends(self.request, self.base, self.tuned, self.length, self.calibration["sha256"], self.device)
+        parts = {k: self.parts[k] for k in ("fit", "fit_held_out", "tune_held_out")}
+        self.plan, self.expected = retry_smaller(lambda _: allocated(
+            self.plan, self.request, model, (self.base, self.tuned), parts, self.device, self.journal,
+            (self.forecasts, depends), lambda done: self.progress("prepare", done * 100, 100)), self.device)
+        self._check_room()
+        for old, new in zip(before, self.plan.records, strict=True):
+            if is_item(old) and not is_learnt(new):    # left out, or stored whole: nothing is left to do for these
+                self.given += 1
+                self._fitted(new, 0.0, restored=known)
 
     def _restore(self, variant: Variant, key: str) -> list[TensorRecord] | None:
         entry = self.journal.read(key)
@@ -290,12 +283,13 @@ class Job:
         self.tell(LayerFitted(tensor=record.name, block=record.block, kind=record.kind, codec=record.codec,
                               axes=tuple(s.axis for s in record.slices), losses=tuple(x.axis for x in record.losses),
                               recovery=1 - sum(held_out) / len(held_out) if held_out else None, bytes=record_bytes(record),
-                              seconds=round(seconds, 3), index=index, total=self.total, restored=restored))
+                              seconds=round(seconds, 3), index=index, total=self.total, restored=restored,
+                              method=record.method))
 
     @property
     def total(self) -> int:
         """Tensors that are fitted."""
-        return sum(map(is_learnt, self.plan.records))
+        return self.given + sum(map(is_learnt, self.plan.records))
 
     def _fit(self, model: StagedModel, variant: Variant, at_once: int) -> None:
         depth = model.skeleton.depth
@@ -372,8 +366,10 @@ class Job:
             tool_version=__version__, fine_tuned=short_name(self.tuned),
             base=BaseInfo(short_name(self.base), self.base.describe().architecture, base_digest(records)),
             method={"recipe": request.recipe, "axis": self.plan.options.effective_axis, "embeddings": request.embeddings,
-                    "objective": fidelity["objective"], "samples": request.samples, "tune_samples": request.tune_samples},
-            calibration=self.calibration, fidelity=fidelity, warnings=tuple(self.warnings), files={}, tensors=records)
+                    "objective": fidelity["objective"], "samples": request.samples,
+                    "tune_samples": request.tune_samples, **asked_size(request)},
+            calibration=self.calibration, fidelity={**fidelity, **self.expected}, warnings=tuple(self.warnings), files={},
+            tensors=records)
         done = 0
 
         def wrote(count: int) -> None:
@@ -399,12 +395,3 @@ def short_name(checkpoint: Checkpoint) -> str:
 def source_name(source: str) -> str:
     """What a calibration source is called in a delta: as given, but a file or folder without its path."""
     return source if source.startswith("hub:") else Path(source).name
-
-
-def _identity(checkpoint: Checkpoint) -> list[Any]:
-    """Names, sizes and times of a checkpoint's files: whether it is still the one the job began with.
-
-    Of the two times, the one that a copying program can't set back tells even of a file replaced under its old time.
-    """
-    files = sorted({*(info.file for info in checkpoint.tensors.values()), *checkpoint.sidecars().values()})
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns, f.stat().st_ctime_ns] for f in files]

@@ -28,6 +28,7 @@ from core.artifact import check_base, open_delta
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.errors import BadOption, WrongBase
 from core.merge import merge_into, variant_model
+from core.skeleton import BUILDING
 
 WAYS = ("full", "switch", "start")
 """What is timed, as in this module's description."""
@@ -169,7 +170,8 @@ def _dtype(records: Any) -> Any:
 def _load(folder: Path, dtype: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False)
+    with BUILDING:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False)
 
 
 def _files(checkpoint: Checkpoint) -> list[Path]:

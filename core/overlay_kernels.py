@@ -20,23 +20,12 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 
-from core.overlay_ir import (
-    F32,
-    RUN,
-    SIZES,
-    TILE,
-    VERSION,
-    dot,
-    get,
-    index,
-    make,
-    multiply,
-    multiply_by,
-    put,
-    single,
-    take,
-    widen,
-)
+from core import overlay_ir
+from core.overlay_ir import dot, get, make, multiply, multiply_by, put, single, widen
+from core.vector_ir import F32, RUN, SIZES, TILE, compiled, index, take, version
+
+VERSION = version(overlay_ir.__file__)
+"""Part of the kernels' names, since Numba's cache would not see what changed in the files that emit their code."""
 
 HEADER, SEGMENT = 16, 16
 NEXT, CHUNKS, SPAN, OUTPUTS, INPUTS, X, Y, TOKENS, WIDTH, SEGMENTS = range(10)
@@ -49,12 +38,8 @@ from plane to plane, FP32 scales of the stored matrix's rows, of its columns (0:
 
 # -------------------------------------------------------------------------------------------- kernels
 def _compiled(how: Any, function: Callable[..., Any], name: str, *signature: Any, **options: Any) -> Any:
-    """Compile with a name, and so a place in the cache, of its own."""
-    function.__qualname__ = f"{name}_{VERSION}"
-    try:
-        return how(*signature, cache=True, **options)(function)
-    except RuntimeError:  # neither this folder nor the user's cache folder can be written
-        return how(*signature, **options)(function)
+    """Compile with a name that tells of the code's version."""
+    return compiled(how, function, f"{name}_{VERSION}", *signature, **options)
 
 
 @cache

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from core import overlay_kernels as kernels
-from core.overlay_ir import KINDS, TILE
 from core.signs_kernels import handles
+from core.vector_ir import FLOATS, TILE
 
 FEW = 16
 """Tokens that a launch takes at most. More are better served by making blocks of weights for torch."""
@@ -64,14 +64,14 @@ def _openmp() -> Any:
 
 def usable(weight: Tensor) -> bool:
     """Whether the kernels take weights (and activations) like this one."""
-    return weight.dtype in KINDS and handles(weight) and weight.dim() == 2 and weight.is_contiguous()
+    return weight.dtype in FLOATS and handles(weight) and weight.dim() == 2 and weight.is_contiguous()
 
 
 def launcher(weight: Tensor, by_input: bool) -> Callable[[Table], None]:
     """What runs tables for layers of this shape and type; `by_input` for weights stored (inputs, outputs)."""
     tail = weight.shape[1] % TILE
     left = tail // 8 if tail and tail % 64 == 0 else 8
-    kernel = (kernels.by_input if by_input else kernels.by_output)(KINDS[weight.dtype], left)
+    kernel = (kernels.by_input if by_input else kernels.by_output)(FLOATS[weight.dtype], left)
     address, alone, start, threads = kernel.address, kernel.ctypes, _openmp(), torch.get_num_threads
 
     def launch(table: Table) -> None:

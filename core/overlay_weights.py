@@ -111,7 +111,7 @@ class Signs:
         scales = plane_scales(record, stored)
         m, n = self.weight.shape
         device = weight.device
-        self.by_row = torch.ones((record.planes, m), device=device)
+        self.by_row = torch.ones((record.planes, m), dtype=torch.float32, device=device)
         columns: list[Tensor | None] = []
         for pieces in zip(*(split_scales(record, s) for s in scales), strict=True):
             found = []
@@ -122,7 +122,8 @@ class Signs:
                 if row is not None:
                     self.by_row[p, part] = row
                 found.append(column)
-            columns.append(torch.stack([c if c is not None else torch.ones(n, device=device) for c in found])
+            ones = torch.ones(n, dtype=torch.float32, device=device)
+            columns.append(torch.stack([c if c is not None else ones for c in found])
                            if any(c is not None for c in found) else None)
         self.parts = [(s.start, s.stop, c) for s, c in zip(record.slices, columns, strict=True)]
 

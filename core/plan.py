@@ -22,7 +22,9 @@ from core.errors import ArchitectureMismatch, BadOption, NotFinite, TensorsMissi
 from core.record import DTYPE_NAMES, Slice, TensorRecord
 from core.skeleton import OUTER, Placement, Skeleton
 
-RECIPES = ("exact", "paper", "bitdelta")
+RECIPES = ("chosen", "exact", "paper", "bitdelta")
+UNIFORM = ("planes", "deltamix", "delta-come", "lowrank")
+"""Recipes that give every matrix the same share of its bytes, by the method of that name; planned like signs first."""
 AXIS_CHOICES = ("auto", "row", "column", "both", "scalar")
 EMBEDDING_CHOICES = ("auto", "full")
 
@@ -44,12 +46,12 @@ _COMPARED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key
 class PlanOptions:
     """What of a request bears on the plan."""
 
-    recipe: str = "exact"
+    recipe: str = "chosen"
     axis: str = "auto"
     embeddings: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("recipe", self.recipe, RECIPES), ("axis", self.axis, AXIS_CHOICES),
+        for name, value, known in (("recipe", self.recipe, RECIPES + UNIFORM), ("axis", self.axis, AXIS_CHOICES),
                                    ("embeddings", self.embeddings, EMBEDDING_CHOICES)):
             if value not in known:
                 raise BadOption(f"There is no {name} '{value}'.", "", f"Choose one of: {', '.join(known)}.")

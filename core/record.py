@@ -38,6 +38,15 @@ class Slice(msgspec.Struct, frozen=True):
                 "auto": max(outputs, inputs)}[self.axis]
 
 
+class Ranks(msgspec.Struct, frozen=True):
+    """Singular vectors that follow one another with the same bits per entry: `count` pairs, one of each over the outputs
+    and over the inputs."""
+
+    count: int
+    outputs: int
+    inputs: int
+
+
 class StoredTensor(msgspec.Struct, frozen=True):
     """One tensor in the delta's safetensors: its full name, type name and shape."""
 
@@ -60,7 +69,8 @@ class Losses(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     axis: dict[str, float] = {}
-    """Fitted, per axis that was tried."""
+    """Fitted, per axis that was tried: with chosen signs where those lose less. Beside such an axis, `plain row` and the like
+    hold the loss with the change's own signs."""
     guess: dict[str, float] = {}
     """Data-free first guess (mean |change|), per axis."""
     training: float | None = None
@@ -97,7 +107,7 @@ class TensorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     slices: tuple[Slice, ...] = ()
     planes: int = 1
     exponents: tuple[int, ...] = ()
-    """Per sign plane, or one for the factors: what is stored is the value times 2**-exponent."""
+    """Per sign plane, or one for factors or pairs' scales: what is stored is the value times 2**-exponent."""
     rank: int = 0
     count: int = 0
     """Rows or entries stored exactly."""
@@ -108,8 +118,14 @@ class TensorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     losses: tuple[Losses, ...] = ()
     """One per slice, where the tensor was fitted."""
     note: str = ""
+    levels: int = 0
+    """Largest magnitude of an entropy-coded level; `count` is then the bytes of the stream."""
     method: str = ""
     """How what is stored was chosen, where a codec knows several ways; for people. Empty: plain."""
+    packed: int = 0
+    """Bytes of packed singular vectors, fixed before any is chosen."""
+    ranks: tuple[Ranks, ...] = ()
+    """What those bytes hold, in order; known once it is chosen."""
 
     @property
     def outputs(self) -> int:

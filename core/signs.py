@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 
 from core import signs_kernels as kernels
+from core.vector_ir import RUN, TILE
 
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _CHUNK = 1 << 24  # elements that the torch path holds in FP32 at a time
@@ -41,7 +42,7 @@ def has_stray_bits(packed: torch.Tensor, columns: int) -> bool:
     packed: uint8 (m, row_bytes(columns)).
     """
     _check_packed(packed, packed.shape[0], columns)
-    tail = columns % kernels.TILE
+    tail = columns % TILE
     stride = row_bytes(tail)
     if stride * 8 == tail:
         return False
@@ -157,11 +158,11 @@ def _weights(device: torch.device) -> torch.Tensor:
 
 def _pack_with_torch(negative: torch.Tensor) -> torch.Tensor:
     rows, columns = negative.shape
-    tiles, tail = divmod(columns, kernels.TILE)
-    stride, body = row_bytes(tail), tiles * kernels.TILE
+    tiles, tail = divmod(columns, TILE)
+    stride, body = row_bytes(tail), tiles * TILE
     weights = _weights(negative.device)
-    planes = negative[:, :body].reshape(rows, tiles, 8, kernels.RUN) * weights
-    packed = planes.sum(dim=2, dtype=torch.uint8).reshape(rows, tiles * kernels.RUN)  # (rows, tiles * 64)
+    planes = negative[:, :body].reshape(rows, tiles, 8, RUN) * weights
+    packed = planes.sum(dim=2, dtype=torch.uint8).reshape(rows, tiles * RUN)  # (rows, tiles * 64)
     padded = torch.nn.functional.pad(negative[:, body:], (0, stride * 8 - tail))
     rest = (padded.reshape(rows, 8, stride) * weights).sum(dim=1, dtype=torch.uint8)  # (rows, stride)
     return torch.cat((packed, rest), dim=1)
@@ -170,9 +171,9 @@ def _pack_with_torch(negative: torch.Tensor) -> torch.Tensor:
 def _unpack_with_torch(packed: torch.Tensor, columns: int) -> torch.Tensor:
     """The signs as int8 (m, columns)."""
     rows = packed.shape[0]
-    tiles, tail = divmod(columns, kernels.TILE)
-    body, weights = tiles * kernels.RUN, _weights(packed.device)
-    full = packed[:, :body].reshape(rows, tiles, 1, kernels.RUN) & weights  # (rows, tiles, 8, 64)
+    tiles, tail = divmod(columns, TILE)
+    body, weights = tiles * RUN, _weights(packed.device)
+    full = packed[:, :body].reshape(rows, tiles, 1, RUN) & weights  # (rows, tiles, 8, 64)
     rest = packed[:, None, body:] & weights  # (rows, 8, stride)
     bits = torch.cat((full.flatten(1), rest.flatten(1)[:, :tail]), dim=1)
     return 1 - 2 * (bits != 0).to(torch.int8)

@@ -1,13 +1,9 @@
 """The CPU kernels under `core.signs`: one loop nest over the sign layout, four things to do at each step.
 
 A step handles one bit plane of one run: `lanes` consecutive columns, whose signs are bit `plane` of as many
-consecutive bytes. Steps are written as LLVM vector IR, for two reasons that plain Numba does not cover: bf16
-and f16 arithmetic, and stores that bypass the caches. A weight matrix that is written once and not read soon
-gains nothing from the caches, but a plain store first reads the line it overwrites. The vector types are
-wider than any machine's: LLVM splits them for whatever the processor has (AVX-512, AVX2, SSE, NEON).
-
-Intrinsics and kernels share this file on purpose: Numba's on-disk cache looks only at the kernel's own file
-to see whether it is stale.
+consecutive bytes. Steps are written as LLVM vector IR (see core.vector_ir). Among them are stores that bypass the
+caches: a weight matrix that is written once and not read soon gains nothing from the caches, but a plain store
+first reads the line it overwrites.
 
 Rows are shared out among short-lived threads, not Numba's parallel loops: its default layer kills the process
 when two threads launch at once, and OpenMP threads wait for each other by spinning, which is slow beside
@@ -18,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -29,8 +24,30 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-TILE = 512  # columns per tile
-RUN = TILE // 8  # columns that share a bit plane within a full tile = bytes per tile
+from core.vector_ir import (
+    BF16,
+    F32,
+    FLOAT,
+    FLOATS,
+    I8,
+    INT8,
+    INT32,
+    NOTHING,
+    RUN,
+    SIZES,
+    STREAM_ALIGNMENT,
+    TILE,
+    compiled,
+    constant,
+    fence,
+    load,
+    load_floats,
+    place,
+    prefetch,
+    splat,
+    store_floats,
+    version,
+)
 
 # What a step does. `a` is read; `b` is read by COMPARE and written by ADD and UNPACK.
 ADD = 1  # b = a + sign * row_scale * column_scale
@@ -38,110 +55,30 @@ COMPARE = 2  # sign bit = b < a
 COLLECT = 3  # sign bit = a (one byte per truth value)
 UNPACK = 4  # b = sign
 
-# How the elements of `a` and `b` are stored. Plain integers, because Numba compiles them in as literals.
-NOTHING, BF16, F16, F32, I8 = 0, 1, 2, 3, 4
-KINDS = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32, torch.int8: I8, torch.bool: I8}
-
-_INT8, _INT16, _INT32, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
-_STORED = {BF16: _INT16, F16: ir.HalfType(), F32: _FLOAT, I8: _INT8}
-_SIZE = {NOTHING: 0, BF16: 2, F16: 2, F32: 4, I8: 1}
+# How the elements of `a` and `b` are stored; truth values are a byte each.
+KINDS = {**FLOATS, torch.int8: I8, torch.bool: I8}
 
 _STREAM_FROM = 4 << 20  # bytes written; less than that may well be read again while still in the cache
-_STREAM_ALIGNMENT = 64
-_AHEAD = 2048  # bytes between what is worked on and what is fetched: measured, 1 to 4 KiB do nearly as well
 _BYTES_PER_THREAD = 4 << 20  # below this a thread costs more than it saves
 _PARTS_PER_THREAD = 4  # smaller parts let a free thread take over from one that lost its core
 
 
-# ------------------------------------------------------------------------------------------ vector IR
-def _constant(element: Any, lanes: int, value: int) -> Any:
-    return ir.Constant(ir.VectorType(element, lanes), [value] * lanes)
-
-
-def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-    return builder.shuffle_vector(first, undefined, _constant(_INT32, lanes, 0))
-
-
-def _pointer(builder: Any, address: Any, element: Any, lanes: int) -> Any:
-    return builder.inttoptr(address, ir.VectorType(element, lanes).as_pointer())
-
-
-def _load(builder: Any, address: Any, kind: int, lanes: int) -> Any:
-    """`lanes` elements at any address, as they are stored. Mapped files promise no alignment."""
-    return builder.load(_pointer(builder, address, _STORED[kind], lanes), align=1)
-
-
-def _load_floats(builder: Any, address: Any, kind: int, lanes: int) -> Any:
-    stored = _load(builder, address, kind, lanes)
-    floats = ir.VectorType(_FLOAT, lanes)
-    if kind == F32:
-        return stored
-    if kind == F16:
-        return builder.fpext(stored, floats)
-    wide = builder.zext(stored, ir.VectorType(_INT32, lanes))
-    return builder.bitcast(builder.shl(wide, _constant(_INT32, lanes, 16)), floats)
-
-
-def _round_to_bf16(builder: Any, value: Any, lanes: int, check_nan: bool) -> Any:
-    """FP32 to bf16 bits, to nearest even. In integers: the processor's own instruction flushes subnormals."""
-    bits = builder.bitcast(value, ir.VectorType(_INT32, lanes))
-    odd = builder.and_(builder.lshr(bits, _constant(_INT32, lanes, 16)), _constant(_INT32, lanes, 1))
-    rounded = builder.add(builder.add(bits, _constant(_INT32, lanes, 0x7FFF)), odd)
-    if check_nan:
-        is_nan = builder.fcmp_unordered("uno", value, value)
-        rounded = builder.select(is_nan, _constant(_INT32, lanes, 0x7FC00000), rounded)
-    # The upper halves, taken as a shuffle: one instruction for two vectors where shift and truncate are four.
-    halves = builder.bitcast(rounded, ir.VectorType(_INT16, 2 * lanes))
-    undefined = ir.Constant(halves.type, ir.Undefined)
-    upper = [2 * lane + (sys.byteorder == "little") for lane in range(lanes)]
-    return builder.shuffle_vector(halves, undefined, ir.Constant(ir.VectorType(_INT32, lanes), upper))
-
-
-def _store_floats(builder: Any, value: Any, address: Any, kind: int, lanes: int, streaming: bool, check_nan: bool = True) -> None:
-    element = _STORED[kind]
-    if kind == BF16:
-        value = _round_to_bf16(builder, value, lanes, check_nan)
-    elif kind == F16:
-        value = builder.fptrunc(value, ir.VectorType(element, lanes))
-    elif kind == I8:
-        value = builder.fptosi(value, ir.VectorType(element, lanes))
-    pointer = _pointer(builder, address, element, lanes)
-    if streaming:
-        store = builder.store(value, pointer, align=_STREAM_ALIGNMENT)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_INT32, 1)]))
-    else:
-        builder.store(value, pointer, align=1)
-
-
-def _prefetch(builder: Any, address: Any, size: int) -> None:
-    """Ask for the `size` bytes that lie some runs further on. Past the end of a tensor this does nothing."""
-    pointer = _INT8.as_pointer()
-    signature = ir.FunctionType(ir.VoidType(), [pointer, _INT32, _INT32, _INT32])
-    fetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], signature)
-    options = [ir.Constant(_INT32, option) for option in (0, 3, 1)]  # to read, keep in every cache, data
-    for offset in range(_AHEAD, _AHEAD + size, 64):
-        ahead = builder.add(address, ir.Constant(ir.IntType(64), offset))
-        builder.call(fetch, [builder.inttoptr(ahead, pointer), *options])
-
-
 def _apply_signs(builder: Any, value: Any, packed: Any, plane: Any, lanes: int) -> Any:
     """Flip the sign of those lanes of `value` whose bit `plane` is set."""
-    integers = ir.VectorType(_INT32, lanes)
-    bits = builder.zext(_load(builder, packed, I8, lanes), integers)
-    up = builder.sub(ir.Constant(_INT32, 31), builder.trunc(plane, _INT32))  # from bit `plane` to the sign bit
-    signs = builder.and_(builder.shl(bits, _splat(builder, up, lanes)), _constant(_INT32, lanes, 1 << 31))
+    integers = ir.VectorType(INT32, lanes)
+    bits = builder.zext(load(builder, packed, I8, lanes), integers)
+    up = builder.sub(ir.Constant(INT32, 31), builder.trunc(plane, INT32))  # from bit `plane` to the sign bit
+    signs = builder.and_(builder.shl(bits, splat(builder, up, lanes)), constant(INT32, lanes, 1 << 31))
     flipped = builder.xor(builder.bitcast(value, integers), signs)
-    return builder.bitcast(flipped, ir.VectorType(_FLOAT, lanes))
+    return builder.bitcast(flipped, ir.VectorType(FLOAT, lanes))
 
 
 def _set_plane(builder: Any, truth: Any, packed: Any, plane: Any, lanes: int) -> None:
     """Set bit `plane` where `truth` holds, in bytes that start as zero."""
-    bits = builder.zext(truth, ir.VectorType(_INT8, lanes))
-    bits = builder.shl(bits, _splat(builder, builder.trunc(plane, _INT8), lanes))
-    bits = builder.or_(bits, _load(builder, packed, I8, lanes))
-    builder.store(bits, _pointer(builder, packed, _INT8, lanes), align=1)
+    bits = builder.zext(truth, ir.VectorType(INT8, lanes))
+    bits = builder.shl(bits, splat(builder, builder.trunc(plane, INT8), lanes))
+    bits = builder.or_(bits, load(builder, packed, I8, lanes))
+    builder.store(bits, place(builder, packed, INT8, lanes), align=1)
 
 
 def _emit_step(
@@ -156,26 +93,26 @@ def _emit_step(
 ) -> None:
     a, b, packed, plane, row_scale, column_scale = arguments
     if step == COMPARE:
-        base, tuned = _load_floats(builder, a, a_kind, lanes), _load_floats(builder, b, b_kind, lanes)
+        base, tuned = load_floats(builder, a, a_kind, lanes), load_floats(builder, b, b_kind, lanes)
         _set_plane(builder, builder.fcmp_ordered("<", tuned, base), packed, plane, lanes)
     elif step == COLLECT:
-        truth = builder.icmp_unsigned("!=", _load(builder, a, I8, lanes), _constant(_INT8, lanes, 0))
+        truth = builder.icmp_unsigned("!=", load(builder, a, I8, lanes), constant(INT8, lanes, 0))
         _set_plane(builder, truth, packed, plane, lanes)
     elif step == UNPACK:
-        ones = ir.Constant(ir.VectorType(_FLOAT, lanes), [1.0] * lanes)
+        ones = ir.Constant(ir.VectorType(FLOAT, lanes), [1.0] * lanes)
         signs = _apply_signs(builder, ones, packed, plane, lanes)
-        _store_floats(builder, signs, b, b_kind, lanes, streaming)
+        store_floats(builder, signs, b, b_kind, lanes, streaming)
     else:
         if lanes == RUN:
-            _prefetch(builder, a, lanes * _SIZE[a_kind])
-        row = builder.load(builder.inttoptr(row_scale, _FLOAT.as_pointer()), align=1)
-        change = _splat(builder, row, lanes)
+            prefetch(builder, a, lanes * SIZES[a_kind])
+        row = builder.load(builder.inttoptr(row_scale, FLOAT.as_pointer()), align=1)
+        change = splat(builder, row, lanes)
         if columnwise:
-            change = builder.fmul(change, _load(builder, column_scale, F32, lanes))
+            change = builder.fmul(change, load(builder, column_scale, F32, lanes))
         change = _apply_signs(builder, change, packed, plane, lanes)
-        total = builder.fadd(_load_floats(builder, a, a_kind, lanes), change)
+        total = builder.fadd(load_floats(builder, a, a_kind, lanes), change)
         # A bf16 NaN ends in 16 zero bits, so rounding can't carry it over into something else.
-        _store_floats(builder, total, b, b_kind, lanes, streaming, check_nan=a_kind != BF16)
+        store_floats(builder, total, b, b_kind, lanes, streaming, check_nan=a_kind != BF16)
 
 
 def _type_step(
@@ -207,24 +144,13 @@ def _type_step(
     return types.void(*[types.int64] * 6, *literals), emit
 
 
-def _type_fence(typing_context: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
 _step: Any = intrinsic(prefer_literal=True)(_type_step)
-# Stores that bypass the caches are not ordered with others. _fence() makes them so, before anyone reads them.
-_fence: Any = intrinsic(_type_fence)
-
 
 # -------------------------------------------------------------------------------------------- kernels
 @cache
 def _kernel(step: int, a_kind: int, b_kind: int, columnwise: int, streaming: int) -> Callable[..., None]:
     """The loop nest for one step and pair of kinds; compiled at its first call, then found in the cache."""
-    a_size, b_size = _SIZE[a_kind], _SIZE[b_kind]
+    a_size, b_size = SIZES[a_kind], SIZES[b_kind]
     # Column scales of a wide row don't stay in the first-level cache; two rows at a time halve their traffic.
     together = 2 if columnwise else 1
 
@@ -263,16 +189,11 @@ def _kernel(step: int, a_kind: int, b_kind: int, columnwise: int, streaming: int
                             bits += 1
                             column += 1
         if streaming:
-            _fence()
+            fence()
 
-    # A name, and so a cache index, of its own for each: where kernels share one, two processes that compile at the
-    # same time can leave the one's code under the other's key, and these differ in nothing that a load checks.
-    rows.__qualname__ = f"rows_{step}{a_kind}{b_kind}{columnwise}{streaming}"
-    try:
-        compiled: Callable[..., None] = njit(nogil=True, cache=True)(rows)
-    except RuntimeError:  # neither this folder nor the user's cache folder can be written
-        compiled = njit(nogil=True)(rows)
-    return compiled
+    name = f"rows_{step}{a_kind}{b_kind}{columnwise}{streaming}_{version()}"
+    kernel: Callable[..., None] = compiled(njit, rows, name, nogil=True)
+    return kernel
 
 
 @cache
@@ -306,12 +227,12 @@ def run(
     rows = packed.shape[0]
     kinds = [NOTHING if t is None else KINDS[t.dtype] for t in (a, b)]
     addresses = [0 if t is None else t.data_ptr() for t in (a, b, packed, row_scale, column_scale)]
-    written = rows * columns * _SIZE[kinds[1]] if step in (ADD, UNPACK) else 0
-    aligned = (addresses[1] | columns * _SIZE[kinds[1]]) % _STREAM_ALIGNMENT == 0
+    written = rows * columns * SIZES[kinds[1]] if step in (ADD, UNPACK) else 0
+    aligned = (addresses[1] | columns * SIZES[kinds[1]]) % STREAM_ALIGNMENT == 0
     streaming = written >= _STREAM_FROM and aligned
     kernel = _kernel(step, *kinds, int(column_scale is not None), int(streaming))
 
-    moved = rows * columns * sum(_SIZE[kind] for kind in kinds)
+    moved = rows * columns * sum(SIZES[kind] for kind in kinds)
     threads = max(1, min(torch.get_num_threads(), moved // _BYTES_PER_THREAD, rows))
     if threads == 1:
         kernel(*addresses, 0, rows, columns)

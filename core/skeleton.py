@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -27,6 +27,10 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from core.errors import TensorsMissing, UnsupportedModel
+
+BUILDING = threading.RLock()
+"""Held while a transformers model is made. What makes one swaps settings of the whole process meanwhile (torch's default type,
+how modules take up parameters) and puts back what it found: two at once leave each other's behind."""
 
 OUTER = -1
 """Stage number of everything that is not inside a decoder block."""
@@ -65,6 +69,26 @@ class Prologue:
     calls: list[BlockCall] = field(default_factory=list)
 
 
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Parameters that this thread's modules take up lose their values; buffers keep theirs. Needs `BUILDING`.
+
+    Other threads' modules are left alone: one that loads weights meanwhile would be without them.
+    """
+    plain, me = nn.Module.register_parameter, threading.get_ident()
+
+    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and threading.get_ident() == me:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        plain(module, name, param)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = plain  # type: ignore[method-assign]
+
+
 class _Standin(nn.Module):
     """Takes a block's place: notes how it was called, and returns the hidden states (or the injected ones)."""
 
@@ -95,7 +119,7 @@ class Skeleton:
         model_type = str(config.get("model_type", ""))
         try:
             loaded = AutoConfig.for_model(**dict(config))
-            with init_empty_weights(include_buffers=False):
+            with BUILDING, _parameters_on_meta():
                 self.model: Any = AutoModelForCausalLM.from_config(
                     loaded, experts_implementation="eager", dtype=torch.float32).eval()
         except (ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError, ZeroDivisionError,
@@ -231,8 +255,9 @@ class Skeleton:
         logits: Tensor = out.logits
         return logits
 
-    def prologue(self, outer: Mapping[str, Tensor], ids: Tensor) -> Prologue:
-        """Embed `ids` (batch, tokens) and record how each block is called."""
+    def prologue(self, outer: Mapping[str, Tensor], ids: Tensor, cache: Any = None) -> Prologue:
+        """Embed `ids` (batch, tokens) and record how each block is called. With a transformers `cache`, the ids follow those
+        whose keys and values it holds, and blocks run with these calls add their own to it."""
         log: list[tuple[Tensor, BlockCall]] = []
         backbone = self.model.base_model
         if backbone is self.model:
@@ -241,7 +266,8 @@ class Skeleton:
             prefix = f"{self.model.base_model_prefix}."   # the head's product is not wanted here
             inner = {k.removeprefix(prefix): v for k, v in outer.items() if k.startswith(prefix)}
             with self._replaced(log, None):
-                functional_call(backbone, inner, (), {"input_ids": ids, "use_cache": False}, tie_weights=False)
+                functional_call(backbone, inner, (), {"input_ids": ids, "use_cache": cache is not None,
+                                                      "past_key_values": cache}, tie_weights=False)
         return Prologue(log[0][0], [call for _, call in log])
 
     def run_block(self, block: int, parameters: Mapping[str, Tensor], hidden: Tensor, call: BlockCall) -> Tensor:

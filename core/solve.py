@@ -40,6 +40,10 @@ class Fitted:
     held_out: float
     guess: float
     """Held-out loss of the data-free first guess."""
+    signs: Tensor | None = None
+    """Chosen ones, +-1 (out, in); None: the change's own."""
+    plain: float | None = None
+    """Held-out loss with the change's own signs, where chosen ones were tried too."""
 
 
 def first_guess(change: Tensor, axis: str) -> Tensor:
@@ -76,8 +80,7 @@ class Problem:
         """(S_i H S_i^T, S_i C_:i) per row (out,) in FP64, for training and held-out: all that scalar and row depend on."""
         sums = []
         for target in (self.training, self.held_out) if self.held_out is not self.training else (self.training,):
-            sums.append((((self.signs @ target.h) * self.signs).sum(1, dtype=torch.float64),
-                         (self.signs * target.c.T).sum(1, dtype=torch.float64)))
+            sums.append(row_sums(self.signs, target))
         return sums if len(sums) > 1 else sums * 2
 
     def row_losses(self, values: Tensor) -> tuple[float, float]:
@@ -90,7 +93,7 @@ class Problem:
         """Fit one axis; never worse on held-out data than the data-free guess."""
         start = first_guess(self.change, axis)
         if axis == "column":
-            guess, (values, training, held_out) = self._conjugate_gradients(axis, self.signs, start)
+            guess, (values, training, held_out) = self.columns(axis, self.signs, start)
         else:
             guess = self.row_losses(start) if axis in ("scalar", "row") else self.losses(expand(self.signs, axis, start))
             self.report(axis, 0, *guess)
@@ -119,7 +122,7 @@ class Problem:
         row, column = start[:outputs], start[outputs:]
         for i in range(ROUNDS):
             row = row_step(self.signs * column, self.training, row)
-            _, (column, _, _) = self._conjugate_gradients("", self.signs * row[:, None], column)
+            _, (column, _, _) = self.columns("", self.signs * row[:, None], column)
             values = torch.cat([row, column])
             found = self._reported("both", i + 1, values, self.losses(expand(self.signs, "both", values)))
             if best is None or found[2] < best[2]:
@@ -127,8 +130,8 @@ class Problem:
         assert best is not None
         return best
 
-    def _conjugate_gradients(self, axis: str, scaled: Tensor,
-                             start: Tensor) -> tuple[tuple[float, float], tuple[Tensor, float, float]]:
+    def columns(self, axis: str, scaled: Tensor,
+                start: Tensor) -> tuple[tuple[float, float], tuple[Tensor, float, float]]:
         """Columns for `scaled` signs by Jacobi-preconditioned conjugate gradients from `start`: losses of that, and the best.
 
         Keeps the iterate of the lowest held-out loss: where tokens are few, stopping early is the regulariser.
@@ -177,6 +180,11 @@ class Problem:
     def _quadratic(self, v: Tensor, product: Tensor, b: Tensor, held_product: Tensor, held_b: Tensor) -> tuple[float, float]:
         return (self.training.relative(float(v @ product - 2 * (v @ b))),
                 self.held_out.relative(float(v @ held_product - 2 * (v @ held_b))))
+
+
+def row_sums(scaled: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """(S_i H S_i^T, S_i C_:i) of each row (out,) in FP64, for scaled signs S (out, in)."""
+    return ((scaled @ target.h) * scaled).sum(1, dtype=torch.float64), (scaled * target.c.T).sum(1, dtype=torch.float64)
 
 
 def row_step(scaled: Tensor, target: Target, start: Tensor) -> Tensor:

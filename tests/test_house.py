@@ -74,7 +74,8 @@ def project() -> dict[str, Any]:
 
 
 def requirements(*, dev: bool) -> list[Requirement]:
-    names = [*project()["dependencies"], *(project()["optional-dependencies"]["dev"] if dev else [])]
+    extras = project()["optional-dependencies"]
+    names = [*project()["dependencies"], *extras["evals"], *(extras["dev"] if dev else [])]
     return [Requirement(name) for name in names]
 
 

@@ -15,6 +15,8 @@ SIDES = ("A", "B", "C", "D")
 """Letters of the columns, from the left."""
 Role = Literal["system", "user", "assistant"]
 _TITLE = 60
+_LATEST = 32_503_680_000.0
+"""Seconds since 1970 until the year 3000: no clock says more."""
 _CUT = ("length", "stopped")
 """How an answer ended that can go on."""
 
@@ -56,6 +58,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     """Why merged or overlay."""
     dropped: int = 0
     """Oldest messages that did not fit into the context."""
+    reused: int = 0
+    """Tokens of the prompt that the turn before had left read."""
     problem: str = ""
     """Why it failed, in a sentence."""
 
@@ -182,6 +186,11 @@ def decode(data: bytes) -> Conversation:
     found = msgspec.json.decode(data, type=Conversation)
     if not found.id or len(found.sides) not in range(1, len(SIDES) + 1):
         raise msgspec.DecodeError("no id, or a number of sides that there can't be")
+    if not all(0 <= at < _LATEST for at in (found.created, found.changed)):
+        raise msgspec.DecodeError("a time that there can't be")
+    choice = found.sampling
+    if not (all(0 <= n < 1 << 31 for n in (choice.top_k, choice.max_new_tokens)) and 0 <= choice.seed < 1 << 63):
+        raise msgspec.DecodeError("a way of sampling that there can't be")
     return found
 
 

@@ -21,11 +21,15 @@ Messages = tuple[tuple[Role, str], ...]
 
 @dataclass(frozen=True)
 class Ask:
-    """One row of a batch: who is to answer what. With `continue_last` the last message, an assistant's, is gone on with."""
+    """One row of a batch: who is to answer what. With `continue_last` the last message, an assistant's, is gone on with.
+
+    What was read is kept by `column` for the next one.
+    """
 
     variant: str
     messages: Messages
     continue_last: bool = False
+    column: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Spoken:
     seed: int = 0
     reason: str = ""
     problem: str = ""
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,9 @@ class Engine(Protocol):
     def count(self, deck: Any, variant: str, messages: Messages) -> int:
         """Tokens of a prompt."""
 
+    def forget(self, deck: Any, columns: Sequence[str]) -> None:
+        """Let go of what is kept for the next turn but where a column still has its variant."""
+
     def answer(self, deck: Any, asks: Sequence[Ask], sampling: Choice, seed: int | None, tell: Callable[[int, str], None],
                stopped: Callable[[], bool]) -> list[Spoken]:
         """Answer a batch; `tell(row, text)` as text comes. Without a seed each row takes its own."""
@@ -120,19 +128,26 @@ class CoreEngine:
 
         return count_tokens(deck, variant, _typed(messages))
 
+    def forget(self, deck: Any, columns: Sequence[str]) -> None:
+        """See `core.chat.forget`."""
+        from core.chat import forget
+
+        forget(deck, columns)
+
     def answer(self, deck: Any, asks: Sequence[Ask], sampling: Choice, seed: int | None, tell: Callable[[int, str], None],
                stopped: Callable[[], bool]) -> list[Spoken]:
         """See `core.chat.answer`."""
         from core.chat import Piece, Row, Sampling, answer
 
-        rows = [Row(a.variant, _typed(a.messages), a.continue_last) for a in asks]
+        rows = [Row(a.variant, _typed(a.messages), a.continue_last, a.column) for a in asks]
         wanted = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty,
                           sampling.max_new_tokens, seed)
 
         def told(piece: Piece) -> None:
             tell(piece.row, piece.text)
         return [Spoken(a.variant, a.text, a.tokens, a.seconds, a.first_token_seconds, a.tokens_per_second, a.how,
-                       a.switch_seconds, a.ended, a.prompt_tokens, a.context, a.dropped, a.seed, a.reason, a.problem)
+                       a.switch_seconds, a.ended, a.prompt_tokens, a.context, a.dropped, a.seed, a.reason, a.problem,
+                       a.reused)
                 for a in answer(deck, rows, wanted, told, stopped)]
 
 

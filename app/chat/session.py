@@ -2,75 +2,29 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 from PySide6.QtCore import QObject, QTimer, Signal, Slot
 from shiboken6 import isValid
 
 from app.chat.conversations import Choice
-from app.chat.engine import BASE, Ask, CoreEngine, DeckFacts, Engine, Messages, Mode, Switch, weight_bytes
+from app.chat.engine import Ask, CoreEngine, DeckFacts, Engine, Messages
+from app.chat.keeper import Answered, DeckKeeper, Loaded, Source, Step, Variant
 from app.chat.worker import DeckThread, Outcome, PieceBuffer
 from app.checkpoints import name_of
 from app.tasks import Failure
-from core.errors import BadOption, Cancelled
+
+__all__ = ["Answered", "ChatSession", "Source", "Step", "Variant"]
 
 DRAIN = 66
 """Milliseconds between two looks at the tokens."""
-Kind = Literal["base", "delta", "full"]
 State = Literal["empty", "loading", "ready", "failed", "unloading"]
 _DOING = {"load": "The base is being loaded.", "unload": "The base is being unloaded.", "answer": "An answer is being written.",
           "switch": "A variant is being switched on.", "add": "A variant is being put on the deck.",
           "remove": "A variant is being taken off the deck."}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A delta or a full fine-tune to be put on the deck."""
-
-    path: Path
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A variant on the deck. `bytes` of its weight files."""
-
-    name: str
-    path: Path | None
-    kind: Kind
-    bytes: int
-    mode: Mode
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is done while a deck is loaded: `done` of `total` things."""
-
-    text: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A deck after a change: all variants (the base first), what it takes, and what could not be put on it."""
-
-    variants: tuple[Variant, ...]
-    facts: DeckFacts
-    refused: tuple[Failure, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A finished batch: the answers by row, or why there are none."""
-
-    spoken: tuple[Any, ...]
-    failure: Failure | None = None
 
 
 class ChatSession(QObject):
@@ -84,6 +38,8 @@ class ChatSession(QObject):
     """An Answered, after the last `streamed` of its batch."""
     switched = Signal(object)
     """A Switch."""
+    added = Signal()
+    """What `add` was asked for is among the variants now, or was refused."""
     counted = Signal(int)
     """Tokens of the prompt that `count` was asked about last."""
     failed = Signal(object)
@@ -96,20 +52,14 @@ class ChatSession(QObject):
 
     def __init__(self, engine: Engine | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._engine: Engine = engine or CoreEngine()
         self._thread = DeckThread(self._tell_news)
+        self._keeper = DeckKeeper(engine or CoreEngine(), self._thread.step)
         self._news.connect(self._take_news)
-        self._deck: Any = None
-        self._on_deck: dict[str, Variant] = {}
-        """These two belong to the deck's thread."""
         self._buffer = PieceBuffer()
-        self._stop = threading.Event()
-        self._cancel = threading.Event()
         self._timer = QTimer(self, interval=DRAIN)
         self._timer.timeout.connect(self._drain)
         self._waiting: list[str] = []
         """Kinds of orders that have not ended, in order."""
-        self._count_asked = 0
         self.state: State = "empty"
         self.base = ""
         self.variants: tuple[Variant, ...] = ()
@@ -142,7 +92,7 @@ class ChatSession(QObject):
         """Why the model can't be used now, as a sentence; empty when it can."""
         if self.doing:
             return _DOING[self.doing]
-        return str(getattr(self._deck, "in_the_way", "")) if self.state == "ready" else ""
+        return self._keeper.in_the_way if self.state == "ready" else ""
 
     @property
     def why_silent(self) -> str:
@@ -159,7 +109,7 @@ class ChatSession(QObject):
     @property
     def is_stopping(self) -> bool:
         """Whether they are to end after the current one."""
-        return self.is_answering and self._stop.is_set()
+        return self.is_answering and self._keeper.stopped.is_set()
 
     # ------------------------------------------------------------------------------------------------ orders
     def open(self, base: str, sources: Sequence[Source]) -> None:
@@ -171,10 +121,10 @@ class ChatSession(QObject):
         """Load a base and put variants on it, in place of what is loaded; False while something else is under way."""
         if self._waiting_for_model():
             return False
-        self._cancel.clear()
+        self._keeper.cancelled.clear()
         self.base, self.state, self.failure, self.facts = base, "loading", None, None
         self.variants, self.step = (), Step(f"Reading {name_of(base)}", 0, len(sources) + 1)
-        self._submit("load", lambda: self._load(base, tuple(sources), device, offline))
+        self._submit("load", lambda: self._keeper.load(base, tuple(sources), device, offline))
         return True
 
     def forget_failure(self) -> None:
@@ -185,34 +135,35 @@ class ChatSession(QObject):
 
     def cancel_load(self) -> None:
         """Give up loading; takes effect after the step that is under way."""
-        self._cancel.set()
+        self._keeper.cancelled.set()
         self.changed.emit()
 
     @property
     def is_cancelling(self) -> bool:
         """Whether loading was given up."""
-        return self.state == "loading" and self._cancel.is_set()
+        return self.state == "loading" and self._keeper.cancelled.is_set()
 
     def unload(self) -> bool:
         """Give the memory back; False while something else is under way."""
         if self.state != "ready" or self._waiting_for_model():
             return False
         self.state = "unloading"
-        self._submit("unload", self._let_go)
+        self._submit("unload", self._keeper.let_go)
         return True
 
-    def add(self, path: Path, name: str = "") -> bool:
-        """Put a delta or a full fine-tune on the deck; False while something else is under way."""
+    def add(self, sources: Sequence[Source]) -> bool:
+        """Put deltas or full fine-tunes on the deck; False while something else is under way."""
         if self.state != "ready" or self._waiting_for_model():
             return False
-        self._submit("add", lambda: self._add(path, name))
+        wanted = tuple(sources)
+        self._submit("add", lambda: self._keeper.add(wanted))
         return True
 
     def remove(self, name: str) -> bool:
         """Take a variant off the deck; False while something else is under way."""
         if self.state != "ready" or self._waiting_for_model():
             return False
-        self._submit("remove", lambda: self._remove(name))
+        self._submit("remove", lambda: self._keeper.remove(name))
         return True
 
     def switch(self, names: Sequence[str]) -> bool:
@@ -220,7 +171,7 @@ class ChatSession(QObject):
         if self.state != "ready" or self._waiting_for_model():
             return False
         wanted = tuple(names)
-        self._submit("switch", lambda: self._switch(wanted))
+        self._submit("switch", lambda: self._keeper.switch(wanted))
         return True
 
     def answer(self, batches: Sequence[tuple[tuple[int, Ask], ...]], sampling: Choice,
@@ -231,34 +182,34 @@ class ChatSession(QObject):
         """
         if self.why_silent:
             return False
-        self._stop.clear()
+        self._keeper.stopped.clear()
         self._buffer = buffer = PieceBuffer()
         order = tuple(zip(batches, seeds, strict=True))
-        self._submit("answer", lambda: self._answer(order, sampling, buffer))
+        self._submit("answer", lambda: self._keeper.answer(order, sampling, buffer))
         self._timer.start()
         return True
 
     def stop(self) -> None:
         """End the answers after the current token."""
-        if self.is_answering and not self._stop.is_set():
-            self._stop.set()
+        if self.is_answering and not self._keeper.stopped.is_set():
+            self._keeper.stopped.set()
             self.changed.emit()
 
     def count(self, variant: str, messages: Messages) -> None:
         """Count a prompt's tokens, if nothing else goes on; `counted` tells the number."""
         if self.state != "ready" or self._waiting:
             return
-        self._submit("count", lambda: self._engine.count(self._deck, variant, messages))
+        self._submit("count", lambda: self._keeper.count(variant, messages))
 
     def close(self, timeout: float = 10.0) -> bool:
         """Stop everything and unload; False if that takes longer than `timeout` seconds.
 
         What was said until then is told first, so that it can be kept.
         """
-        self._stop.set()
-        self._cancel.set()
+        self._keeper.stopped.set()
+        self._keeper.cancelled.set()
         if self.state in ("ready", "loading"):
-            self._thread.submit("close", self._let_go)
+            self._thread.submit(("close", self._keeper.let_go))
         ended = self._thread.close(timeout)
         self._timer.stop()
         self._take_news()
@@ -270,100 +221,14 @@ class ChatSession(QObject):
 
     def _submit(self, kind: str, work: Callable[[], Any]) -> None:
         self._waiting.append(kind)
-        self._thread.submit(kind, work)
+        self._thread.submit((kind, work))
         if kind != "count":
             self.changed.emit()
 
-    # --------------------------------------------------------------------------------- on the deck's thread
     def _tell_news(self) -> None:
         with suppress(RuntimeError):                   # the window may be gone by now
             if isValid(self):
                 self._news.emit()
-
-    def _load(self, base: str, sources: tuple[Source, ...], device: str, offline: bool) -> Loaded:
-        self._let_go()
-        self._deck = self._engine.open(base, device, offline)
-        refused = []
-        try:
-            self._known()                              # a base without a tokenizer is refused here
-            for number, source in enumerate(sources, 1):
-                self._check_cancelled()
-                self._thread.step(Step(f"Checking {source.name or source.path.name}, putting it on the deck", number,
-                                       len(sources) + 1))
-                try:
-                    self._put(source)
-                except Exception as e:
-                    refused.append(Failure.of(e))
-            self._check_cancelled()
-            return replace(self._state(), refused=tuple(refused))
-        except BaseException:
-            self._let_go()
-            raise
-
-    def _check_cancelled(self) -> None:
-        if self._cancel.is_set():
-            raise Cancelled("Loading was cancelled.")
-
-    def _put(self, source: Source) -> str:
-        name = str(self._deck.add(source.path, source.name or None))
-        whole = not (source.path / "delta_config.json").is_file()
-        try:
-            mode = self._engine.mode(self._deck, name)
-        except BaseException:                          # no tokenizer: nothing can be said to it
-            self._deck.remove(name)
-            raise
-        self._known()[name] = Variant(name, source.path, "full" if whole else "delta", weight_bytes(source.path), mode)
-        return name
-
-    def _known(self) -> dict[str, Variant]:
-        if BASE not in self._on_deck:
-            self._on_deck[BASE] = Variant(BASE, None, "base", 0, self._engine.mode(self._deck, BASE))
-        return self._on_deck
-
-    def _state(self, reason: str = "") -> Loaded:
-        facts = replace(self._engine.facts(self._deck), reason=reason)
-        return Loaded(tuple(self._known().values()), facts)
-
-    def _add(self, path: Path, name: str) -> Loaded:
-        self._put(Source(path, name))
-        return self._state()
-
-    def _remove(self, name: str) -> Loaded:
-        self._deck.remove(name)
-        self._known().pop(name, None)
-        return self._state()
-
-    def _switch(self, names: tuple[str, ...]) -> tuple[Switch, Loaded]:
-        found = None
-        if len(set(names)) > 1:
-            with suppress(BadOption):                  # one of them can't be laid over: they answer one after another then
-                found = self._deck.assign(names)
-        if found is None:
-            found = self._deck.switch(names[0])
-        return (Switch(found.variant, found.how, found.reason, found.tensors, found.seconds), self._state(found.reason))
-
-    def _answer(self, order: tuple[tuple[tuple[tuple[int, Ask], ...], int | None], ...], sampling: Choice,
-                buffer: PieceBuffer) -> tuple[Answered, Loaded]:
-        spoken: dict[int, Any] = {}
-        failure = None
-        for batch, seed in order:
-            numbers = [number for number, _ in batch]
-            if self._stop.is_set():
-                break
-            try:
-                answers = self._engine.answer(self._deck, [ask for _, ask in batch], sampling, seed,
-                                              lambda row, text, numbers=numbers: buffer.tell(numbers[row], text),  # type: ignore[misc]
-                                              self._stop.is_set)
-            except Exception as e:
-                failure = Failure.of(e)
-                break
-            spoken |= dict(zip(numbers, answers, strict=True))
-        return Answered(tuple(sorted(spoken.items())), failure), self._state()
-
-    def _let_go(self) -> int:
-        deck, self._deck = self._deck, None
-        self._on_deck = {}
-        return int(deck.close()) if deck is not None else 0
 
     # -------------------------------------------------------------------------------------- on the main thread
     def _drain(self) -> None:
@@ -408,6 +273,9 @@ class ChatSession(QObject):
             self.switched.emit(switch)
         else:
             self._take_state(value)
+            self._tell_refused(value)
+            if kind == "add":
+                self.added.emit()
         self.changed.emit()
 
     def _take_state(self, loaded: Loaded | None) -> None:
@@ -418,7 +286,7 @@ class ChatSession(QObject):
     def _load_ended(self, loaded: Loaded | None, failure: Failure | None) -> None:
         self.step = None
         if failure is not None:
-            cancelled = self._cancel.is_set()
+            cancelled = self._keeper.cancelled.is_set()
             self.state, self.failure = ("empty", None) if cancelled else ("failed", failure)
             self.variants, self.facts = (), None
             if cancelled:
@@ -426,5 +294,8 @@ class ChatSession(QObject):
             return
         self.state = "ready"
         self._take_state(loaded)
+        self._tell_refused(loaded)
+
+    def _tell_refused(self, loaded: Loaded | None) -> None:
         for refused in loaded.refused if loaded is not None else ():
             self.failed.emit(refused)

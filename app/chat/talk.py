@@ -101,7 +101,10 @@ class Talk(QObject):
             self._keep(sampling=sampling, system=system)
 
     def take_deck(self) -> None:
-        """Fit the columns to the variants that are loaded: one that is not there becomes the base."""
+        """Fit the columns to the variants that are loaded: one that is not there becomes the base.
+
+        That is kept once something is said: who only reads an old conversation finds it as it was.
+        """
         session = self.session
         names = {v.name for v in session.variants}
         sides = tuple(name if name in names else BASE for name in self.now.sides)
@@ -109,8 +112,6 @@ class Talk(QObject):
         changed = sides != self.now.sides
         self.now = msgspec.structs.replace(self.now, base=session.base, base_name=session.base_name, variants=variants,
                                            sides=sides)
-        if self.now.turns:
-            self.store.keep(self.now)
         if changed:
             self.sides_changed.emit()
 
@@ -167,7 +168,7 @@ class Talk(QObject):
             variant = before.variant if before is not None and self.session.variant(before.variant) else self.side_of(letter)
             if before is not None:
                 messages = (*messages, ("assistant", before.text))
-            rows.append((number, Ask(variant, messages, before is not None)))
+            rows.append((number, Ask(variant, messages, before is not None, SIDES.index(letter))))
             versions = len(turn.answers[letter].versions) if letter in turn.answers else 0
             own = seed + versions + (0 if sampling.same_seed else SIDES.index(letter) * 7919)
             live[letter] = Live(letter, variant, before, None if free else own % 2**31)
@@ -262,4 +263,4 @@ def _version(live: Live, spoken: Spoken | None, problem: str) -> Version:
                    tokens_per_second=spoken.tokens_per_second, how=spoken.how, switch_seconds=spoken.switch_seconds,
                    ended=spoken.ended, prompt_tokens=before.prompt_tokens if before is not None else spoken.prompt_tokens,
                    context=spoken.context, seed=spoken.seed if live.seed is None else live.seed, reason=spoken.reason,
-                   dropped=spoken.dropped, problem=spoken.problem)
+                   dropped=spoken.dropped, reused=spoken.reused, problem=spoken.problem)

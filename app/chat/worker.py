@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
+from app.orders import OrderThread
 from app.tasks import Failure
 
 
@@ -49,47 +48,20 @@ class Outcome:
     failure: Failure | None = None
 
 
-class DeckThread:
-    """One thread that lives from the first order to `close`. `news` is called on it after each order and each step."""
+class DeckThread(OrderThread[tuple[str, Callable[[], Any]], Outcome]):
+    """Where the deck lives. Orders are a kind and some work; `news` is called on the thread after each order and each step."""
 
     def __init__(self, news: Callable[[], object]) -> None:
-        self._news = news
-        self._orders: SimpleQueue[tuple[str, Callable[[], Any]] | None] = SimpleQueue()
-        self._outcomes: deque[Outcome] = deque()
-        self._thread: threading.Thread | None = None
-
-    def submit(self, kind: str, work: Callable[[], Any]) -> None:
-        """Do some work after what was submitted before."""
-        if self._thread is None:
-            # A daemon: should the program have to end during a long step, it can. Nothing that it does is written anywhere.
-            self._thread = threading.Thread(target=self._loop, name="deltadeck-chat", daemon=True)
-            self._thread.start()
-        self._orders.put((kind, work))
+        super().__init__("deltadeck-chat", _carry_out, news=news)
 
     def step(self, value: Any) -> None:
         """From the thread: tell how far the order is."""
-        self._outcomes.append(Outcome("step", value))
-        self._news()
+        self.tell(Outcome("step", value))
 
-    def take(self) -> Outcome | None:
-        """The next outcome, if there is one."""
-        return self._outcomes.popleft() if self._outcomes else None
 
-    def close(self, timeout: float = 10.0) -> bool:
-        """End the thread once its orders have ended; False if that takes longer."""
-        if self._thread is None:
-            return True
-        self._orders.put(None)
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def _loop(self) -> None:
-        while (order := self._orders.get()) is not None:
-            kind, work = order
-            try:
-                outcome = Outcome(kind, work())
-            except BaseException as e:                 # even an exit belongs to the order, not to the program
-                outcome = Outcome(kind, failure=Failure.of(e))
-            del order, work                            # not kept alive while nothing happens
-            self._outcomes.append(outcome)
-            self._news()
+def _carry_out(order: tuple[str, Callable[[], Any]]) -> Outcome:
+    kind, work = order
+    try:
+        return Outcome(kind, work())
+    except BaseException as e:                         # even an exit belongs to the order, not to the program
+        return Outcome(kind, failure=Failure.of(e))

@@ -281,7 +281,7 @@ class JobManager(QObject):
             self._timer.stop()
             return
         if self._end is None:
-            self._end = self._worker.take_end()        # asked first: whatever it told is in the buffer then
+            self._end = self._worker.take()        # asked first: whatever it told is in the buffer then
         began, has_more, has_changed = time.perf_counter(), True, False
         state.start_pump()
         while has_more and time.perf_counter() - began < BUDGET:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from app import logs
 from app.jobs.files import set_aside
 from core.errors import DeltadeckError
 
@@ -190,7 +191,8 @@ def open_words(items: Iterable[QueueItem]) -> str:
 
 
 def explain(error: BaseException) -> Failure:
-    """What an error card shows of any exception."""
+    """What an error card shows of any exception, which is logged."""
+    logs.note(error, "a job failed")
     kind, trace = type(error).__name__, "".join(traceback.format_exception(error))
     if isinstance(error, DeltadeckError):
         return Failure(what=error.what, why=error.why, remedy=error.remedy, details=trace, kind=kind)

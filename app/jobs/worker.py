@@ -7,15 +7,16 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from functools import partial
 from typing import Any
 
+from app.forecasting import forecasts_folder
 from app.jobs.buffer import EventBuffer
 from app.jobs.queue import Failure, explain
+from app.orders import OrderThread
 from core.errors import Cancelled
 from core.events import AnyEvent
 
@@ -65,47 +66,16 @@ def run_core(request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelle
         # What the libraries made at import lives as long as the program. The collector would walk through it again and
         # again, each time for longer than a frame.
         gc.freeze()
-    result = Job(Request(**request), tell, cancelled).run()
+    result = Job(Request(**request), tell, cancelled, forecasts_folder()).run()
     return Outcome(str(result.folder), result.delta.weights_bytes)
 
 
-class Worker:
-    """A thread that lives from the first order to `close`. It is asked to end and waited for, never killed."""
+class Worker(OrderThread[Order, End]):
+    """Where jobs run. Should the program have to end during one, its finished steps are journalled."""
 
     def __init__(self, run: Runner) -> None:
-        self._run = run
-        self._orders: SimpleQueue[Order | None] = SimpleQueue()
-        self._ends: deque[End] = deque()
-        self._thread: threading.Thread | None = None
-
-    def submit(self, order: Order) -> None:
-        """Run an order after those before it."""
-        if self._thread is None:
-            # A daemon: should the program have to end while a step still takes minutes, it can. Steps are journalled.
-            self._thread = threading.Thread(target=self._loop, name="deltadeck-jobs", daemon=True)
-            self._thread.start()
-        self._orders.put(order)
-
-    def take_end(self) -> End | None:
-        """The next order that ended, if one has."""
-        return self._ends.popleft() if self._ends else None
-
-    def close(self, timeout: float = 10.0) -> bool:
-        """End the thread once its orders have ended; False if that takes longer."""
-        if self._thread is None:
-            return True
-        self._orders.put(None)
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def _loop(self) -> None:
-        lower_priority()                               # before torch makes threads here: they inherit it
-        while True:
-            order = self._orders.get()
-            if order is None:
-                return
-            self._ends.append(_carry_out(self._run, order))
-            del order                                  # not kept alive while nothing runs
+        # The priority is lowered before torch makes threads: they inherit it.
+        super().__init__("deltadeck-jobs", partial(_carry_out, run), begin=lower_priority)
 
 
 def _carry_out(run: Runner, order: Order) -> End:

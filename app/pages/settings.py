@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QFileDialog, QGridL
 
 from app.actions import SPECS, Act
 from app.context import Context
+from app.pages.settings_help import HelpCard
 from app.paths import expanded
 from app.settings import ZOOMS
 from app.tasks import Failure, Task
@@ -79,10 +80,12 @@ class SettingsPage(QWidget):
                   row(button("Copy", icons=ctx.icons, icon="copy", clicked=self._copy_versions, name="Copy the versions"), None))
         self._about = text
 
+        self.help = HelpCard(ctx)
         body = QWidget()
-        body.setLayout(column(looks, folders, engine, about, None, gap=12, margins=(0, 0, 0, 24)))
+        body.setLayout(column(looks, folders, engine, self.help, about, None, gap=12, margins=(0, 0, 0, 24)))
         body.setMaximumWidth(ctx.theme.px(860))
-        self.setLayout(column(header, scrolled(body, name="Settings"), gap=0, margins=(24, 0, 24, 0)))
+        self._area = scrolled(body, name="Settings")
+        self.setLayout(column(header, self._area, gap=0, margins=(24, 0, 24, 0)))
         ctx.settings.changed.connect(self._follow)
         ctx.engine.ready.connect(self._ask_devices)
         self._follow("zoom")
@@ -114,6 +117,16 @@ class SettingsPage(QWidget):
     def shown(self) -> None:
         """Look again whether the folder is there."""
         self._note_library()
+
+    def self_check(self) -> None:
+        """Check this machine."""
+        self._area.ensureWidgetVisible(self.help)
+        self.help.run_check()
+
+    def save_diagnostics(self) -> None:
+        """Save what a report of a fault needs."""
+        self._area.ensureWidgetVisible(self.help)
+        self.help.ask_save()
 
     # ------------------------------------------------------------------------------------------- what is set
     def _set_theme(self, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QRectF, Qt
-from PySide6.QtGui import QColor, QPainter, QPen
+from PySide6.QtGui import QColor, QImage, QPainter, QPen
 from PySide6.QtWidgets import QWidget
 
 from app.theme import Theme, blend
@@ -11,6 +11,13 @@ from app.theme import Theme, blend
 LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S"}
 FULL_MARGIN = 0.30
 """The margin from which on a cell has the full colour of its axis."""
+
+
+def no_picture() -> QImage:
+    """What stands for a picture that a text from elsewhere names. It must be one: for none at all Qt opens the file itself."""
+    nothing = QImage(1, 1, QImage.Format.Format_ARGB32)
+    nothing.fill(Qt.GlobalColor.transparent)
+    return nothing
 
 
 def axis_colour(theme: Theme, axis: str, margin: float = FULL_MARGIN) -> QColor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ def dropped_folder(data: QMimeData) -> Path | None:
     """The folder that a drag brings: the first local folder, or that of the first file; None for anything else."""
     for url in data.urls():
         path = Path(url.toLocalFile()) if url.isLocalFile() else None
-        if path is not None and path.exists():
+        if path is not None and os.path.exists(path):     # False for a name that no disk can hold
             return folder_of(path)
     return None
 

@@ -177,11 +177,16 @@ def test_export_then_evaluate_and_bench(made: Made, ask: Ask, tmp_path: Path) ->
     assert set(said["files"]) == {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in Path(made.tuned).iterdir()}
     assert ask("export", made.delta, "--base", made.base, "-o", tmp_path / "out")[0] == 2
 
-    code, said, _ = ask("evaluate", made.delta, "--base", made.base, "--fine-tuned", made.tuned, "--tokens", 300)
+    (tmp_path / "own.jsonl").write_text('{"question": "1 times 2?", "choices": ["makes 2", "the owl"], "answer": 0}\n' * 2)
+    code, said, _ = ask("evaluate", made.delta, "--base", made.base, "--fine-tuned", made.tuned, "--tokens", 300,
+                        "--prompts", 3, "--answer-tokens", 4, "--tasks", "own", "--task-data", tmp_path)
     assert code == 0
+    assert said["generation"]["prompts"] == 3
+    assert said["tasks"]["own"]["variant"].keys() == {"acc", "acc_se", "acc_norm", "acc_norm_se", "same", "same_se"}
+    assert len(said["layers"]["worst"]) == min(5, said["layers"]["fitted"]) > 0
     assert said["tokens"] >= 300
     for name in ("base", "variant"):
-        assert said[name].keys() == {"kl_mean", "kl_se", "kl_p99", "top1", "ppl", "ppl_se"}
+        assert said[name].keys() >= {"kl_mean", "kl_se", "kl_p99", "top1", "ppl", "ppl_se", "kl_median", "ppl_gap", "top1_se"}
     assert said["fine_tuned"].keys() == {"ppl", "ppl_se"}
     assert said["recovery"] == pytest.approx(1 - said["variant"]["kl_mean"] / said["base"]["kl_mean"])
 
@@ -194,7 +199,10 @@ def test_export_then_evaluate_and_bench(made: Made, ask: Ask, tmp_path: Path) ->
 def test_plain_results_go_to_stdout(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(made.delta), "--base", made.base]) == 0
     assert "Every byte is as it was written" in capsys.readouterr().out
-    assert main(["evaluate", str(made.delta), "-b", made.base, "-f", made.tuned, "--tokens", "100", "--text", made.text]) == 0
-    assert "Recovery" in capsys.readouterr().out
+    assert main(["evaluate", str(made.delta), "-b", made.base, "-f", made.tuned, "--tokens", "100", "--text", made.text,
+                 "--prompts", "2", "--answer-tokens", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "Recovery" in shown
+    assert "before the first difference" in shown
     assert main(["bench", str(made.delta), "-b", made.base, "-f", made.tuned, "--repeats", "1"]) == 0
     assert "switch a loaded base" in capsys.readouterr().out

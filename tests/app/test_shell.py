@@ -299,3 +299,29 @@ def test_the_queue_panel_hides_what_is_over_and_chooses_the_first_open_job(
     panel._ended.click()
     assert panel.model.rowCount() == 4 and panel._ended.text() == "Hide finished"
     panel.hide()
+
+
+def test_a_deltas_config_opens_the_delta(make_shell: Callable[..., Shell], tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file manager opens it; the folder itself does as well."""
+    (tmp_path / "d1").mkdir()
+    (tmp_path / "d1" / "delta_config.json").write_text("{}")
+    shell = make_shell()
+    taken: list[Path] = []
+    for page in ("deltas", "compress"):
+        monkeypatch.setattr(shell.page(page), "take", taken.append)
+    shell.open_paths([str(tmp_path / "d1" / "delta_config.json"), str(tmp_path / "d1")])
+    assert taken == [tmp_path / "d1"] * 2
+    assert shell.current_page() == "deltas"
+
+
+def test_self_check_and_diagnostics_are_commands(make_shell: Callable[..., Shell], monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = make_shell()
+    page: Any = shell.page("settings")
+    done: list[str] = []
+    monkeypatch.setattr(page.help, "run_check", lambda: done.append("check"))
+    monkeypatch.setattr(page.help, "ask_save", lambda: done.append("save"))
+    shell.ctx.actions[Act.SELF_CHECK].trigger()
+    shell.ctx.actions[Act.DIAGNOSTICS].trigger()
+    assert done == ["check", "save"]
+    assert shell.current_page() == "settings"

@@ -1,7 +1,7 @@
 """The chat on a real model: what streaming, stopping and drawing cost beside a bare `generate`, and how soon a stop takes effect.
 
 Both decode the same prompt greedily to the same tokens, by turns. `DELTADECK_DELTA` names a delta of the first pair, to be
-timed side by side with the base too.
+timed side by side with the base too. Turns of a conversation are timed with what the turn before has read, and without.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tests.benchmarks.pairs import real_pairs
 _TOKENS, _ROUNDS, _STOPS = 48, 7, 10
 _THREADS = 2
 _PROMPT = "Tell me a long story about a ship that was lost in the fog and found an island."
+_ASKED = (_PROMPT, "Who was on board?", "What did they eat there?", "Did anybody come back?", "Write the last sentence.")
 
 
 def figure(name: str, value: float, unit: str, reference: str, goal: float | None, better: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def run() -> list[dict[str, Any]]:
     """All figures."""
     import torch
 
-    from core.chat import Message, Row, Sampling, answer
+    from core.chat import Message, Row, Sampling, answer, forget
     from core.chat_prompt import end_tokens, tokens_of
     from core.deck import BASE, Deck
 
@@ -55,6 +56,7 @@ def run() -> list[dict[str, Any]]:
             return time.perf_counter() - start, out.shape[1] - ids.shape[1]
 
         def ours(sampling: Sampling, rows: list[Row]) -> tuple[float, int]:
+            forget(deck)                               # `generate` knows nothing of the last round either
             start = time.perf_counter()
             found = answer(deck, rows, sampling, lambda piece: None, lambda: False)
             return time.perf_counter() - start, max(a.tokens + (a.ended == "end") for a in found)
@@ -73,8 +75,10 @@ def run() -> list[dict[str, Any]]:
                 seconds, tokens = ours(sampling, rows)
                 times[key].append(seconds / tokens)
             deck.switch(BASE, "merged")
+        turns = _turns(deck, greedy)
         chance = random.Random(0)
         waits = [_stop(deck, row, greedy, chance) for _ in range(_STOPS)]
+    early, late = turns[0], turns[-1]
     best = {key: min(values) for key, values in times.items()}      # other programs only ever make it slower
     reference = f"{1 / best['greedy']:.1f} tokens/s, {_TOKENS} tokens, {_THREADS} threads, fastest of {_ROUNDS}"
     beside = "a delta" if given else "the full fine-tune"
@@ -84,7 +88,43 @@ def run() -> list[dict[str, Any]]:
             figure("from stop to return", statistics.median(waits), "tokens", f"median of {_STOPS}", 1, "lower"),
             figure("from stop to return, longest", max(waits), "tokens", f"of {_STOPS}", None, "lower"),
             figure(f"seconds per step of base and {name} side by side / of one alone", best["both"] / best["greedy"], "x",
-                   f"{beside} beside the base", None, "lower")]
+                   f"{beside} beside the base", None, "lower"),
+            figure(f"first token at turn {len(turns) + 1}, what was read kept / read again", late[1] / late[2], "x",
+                   f"{late[1] * 1000:.0f} and {late[2] * 1000:.0f} ms for {late[0]} tokens, median of {_ROUNDS}", 0.5, "lower"),
+            figure(f"first token at turn {len(turns) + 1} / at turn 2, kept", late[1] / early[1], "x",
+                   f"prompts of {late[0]} and {early[0]} tokens; read again {late[2] / early[2]:.1f} x", None, "lower")]
+
+
+def _turns(deck: Any, sampling: Any) -> list[tuple[int, float, float]]:
+    """Turns 2 to 5 of a conversation: tokens of the prompt, seconds to the first token with what was read kept, and without."""
+    from core.chat import Message, Row, answer, forget
+    from core.chat_types import Sampling
+    from core.deck import BASE
+
+    once = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=1)
+
+    def ask(messages: tuple[Any, ...], how: Any) -> Any:
+        return answer(deck, [Row(BASE, messages)], how, lambda piece: None, lambda: False)[0]
+    forget(deck)
+    heard: tuple[Any, ...] = ()
+    found = []
+    for number, prompt in enumerate(_ASKED):
+        heard = (*heard, Message("user", prompt))
+        before = dict(deck.kept)
+        if number:
+            kept, anew = [], []
+            for _ in range(_ROUNDS):
+                deck.kept.update(before)
+                kept.append(ask(heard, once))
+                forget(deck)
+                anew.append(ask(heard, once))
+                if kept[-1].text != anew[-1].text or not kept[-1].reused or anew[-1].reused:
+                    raise RuntimeError("what was kept was not used, or changed the answer")
+            found.append((anew[0].prompt_tokens, *(statistics.median(a.first_token_seconds for a in x) for x in (kept, anew))))
+        forget(deck)
+        deck.kept.update(before)
+        heard = (*heard, Message("assistant", ask(heard, sampling).text))
+    return found
 
 
 def _stop(deck: Any, row: Any, sampling: Any, chance: random.Random) -> float:

@@ -67,6 +67,9 @@ class Steady:
         """Roughly."""
         return sum(len(text) // 4 for _, text in messages)
 
+    def forget(self, deck: Any, columns: Sequence[str]) -> None:
+        """Nothing is kept."""
+
     def answer(self, deck: Any, asks: Sequence[Any], sampling: Any, seed: int | None, tell: Callable[[int, str], None],
                stopped: Callable[[], bool]) -> list[Any]:
         """Until it is stopped or all is said."""
@@ -115,7 +118,7 @@ def stream() -> dict[str, float]:
             while not what() and time.perf_counter() < end:
                 app.processEvents()
                 time.sleep(0.001)
-        page.open_deck("models/tiny", ())
+        page.loading.open_deck("models/tiny", ())
         until(lambda: page.session.state == "ready" and not page.session.doing)
         page.talk.set_sides(("base", "base"), 1)
         delays: list[float] = []

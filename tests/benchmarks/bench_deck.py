@@ -1,9 +1,17 @@
 """The deck on real models: how fast variants are switched, how fast they answer, and what they take in memory.
 
-Switches are set against `from_pretrained` of the full fine-tune, which maps its file and reads weights only when they are
-used: so its call alone, and its call until all weights have been read, are both given. Cold means that the pages of the
-fine-tune's and of the delta's files were dropped from the system's cache. A delta on the deck lies in memory; putting it
-there (reading and checking it) and then switching is given too.
+Switches are set against loading the full fine-tune by `from_pretrained`, three times over, since that call maps the file and
+returns before any weight was read:
+
+- *the call* alone: what a user's program waits for, though the model could not answer yet without reading its file;
+- *weights read*: the call, and one byte of every page of the weights, the least that makes them all lie in memory. A merged
+  switch leaves all weights written, so this is the like-for-like reference, the one that the goal of 10 is to be read against;
+- *first token*: both until the logits of a one-token prompt are there, whose own time counts on both sides.
+
+The goal is shown on the first two. A whole rewrite costs as much as copying the weights: that figure is given beside it, as
+the bound that no merged switch gets past on a machine. Cold means that the pages of the fine-tune's and of the delta's files
+were dropped from the system's cache. A delta on the deck lies in memory; putting it there (reading and checking it) and then
+switching is given too.
 
 `DELTADECK_DELTA` names a delta of the first pair; without it, and for other pairs, one is fitted on next to nothing
 (sizes, and so times, are the same).
@@ -57,6 +65,23 @@ def _read(model: Any) -> None:
         parameter.detach().view(-1).view(torch.uint8)[::4096].sum()
 
 
+def _first_token(model: Any) -> None:
+    """Have logits for what follows a single token."""
+    import torch
+
+    with torch.inference_mode():
+        model(torch.tensor([[1]]), use_cache=False)
+
+
+def _copies(model: Any) -> Callable[[], object]:
+    """What copies as many bytes as the model's parameters have, on as many threads as torch uses."""
+    import torch
+
+    size = sum(p.nbytes for p in model.parameters())
+    one, other = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    return lambda: other.copy_(one)
+
+
 def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
@@ -81,57 +106,82 @@ def switches(name: str, base: Path, tuned: Path, delta: Path) -> list[dict[str, 
     def note(key: str, seconds: float) -> None:
         times.setdefault(key, []).append(seconds)
 
-    def full(key: str) -> None:
+    def drop(kind: str) -> str:
+        gc.collect()                                   # mapped pages can't be dropped: let go of earlier models' first
+        return drop_pages([*files["delta"], *files["full"]]) if kind == "cold" else ""
+
+    def full(kind: str) -> str:
+        problem = drop(kind)
         start = time.perf_counter()
         model = _load(tuned)
-        note(f"{key} call", time.perf_counter() - start)
+        note(f"{kind} call", time.perf_counter() - start)
         _read(model)
-        note(f"{key} read", time.perf_counter() - start)
+        note(f"{kind} read", time.perf_counter() - start)
         del model
-        gc.collect()
+        problem = problem or drop(kind)
+        start = time.perf_counter()
+        model = _load(tuned)
+        _first_token(model)
+        note(f"{kind} token", time.perf_counter() - start)
+        return problem
+
+    def merged(kind: str) -> None:
+        deck.switch(BASE, "merged")
+        drop(kind)
+        note(f"{kind} merged", _seconds(lambda: deck.switch("v", "merged")))
+        deck.switch(BASE, "merged")
+        drop(kind)
+        note(f"{kind} merged, token", _seconds(answer))
+
+    def answer() -> None:
+        deck.switch("v", "merged")
+        _first_token(deck.model)
+
+    def put_on() -> None:
+        deck.add(delta, "v")
+        deck.switch("v", "merged")
 
     deck = Deck(base, "cpu")
     deck.add(delta, "v")
     for how in ("merged", "overlay", "merged"):        # kernels are there, pages of the base are mapped
         deck.switch("v", how)
+        _first_token(deck.model)
+    copy = _copies(deck.model)
     for _ in range(_REPEATS):
-        full("warm full")
-        deck.switch(BASE, "merged")
-        note("warm merged", _seconds(lambda: deck.switch("v", "merged")))
+        full("warm")
+        merged("warm")
+        note("copy", _seconds(copy))
     deck.switch(BASE, "merged")
     for _ in range(_REPEATS):
         note("overlay", _seconds(lambda: deck.switch("v", "overlay")))
         deck.switch(BASE, "overlay")
     problem = ""
     for _ in range(_REPEATS):
-        deck.switch(BASE, "merged")
-        gc.collect()
-        problem = problem or drop_pages([*files["delta"], *files["full"]])
-        note("cold merged", _seconds(lambda: deck.switch("v", "merged")))
+        problem = full("cold") or problem
+        merged("cold")
         deck.remove("v")
-
-        def put_on() -> None:
-            deck.add(delta, "v")
-            deck.switch("v", "merged")
+        drop("cold")
         note("cold added", _seconds(put_on))
-        full("cold full")
     deck.close()
     mid = {key: statistics.median(values) for key, values in times.items()}
     result = []
+
+    def ratio(what: str, one: str, other: str, goal: float | None) -> None:
+        result.append(figure(f"{name}: {what}", mid[one] / mid[other], "x",
+                             f"{mid[one] * 1e3:.0f} ms against {mid[other] * 1e3:.0f} ms, median of {_REPEATS}", goal, "higher"))
+
     for kind in ("warm", "cold"):
         if kind == "cold" and problem:
             continue
-        ours = mid[f"{kind} merged"]
-        for key, what in ((f"{kind} full call", "from_pretrained"), (f"{kind} full read", "from_pretrained, weights read")):
-            result.append(figure(f"{name}: {what} / merged switch, {kind}", mid[key] / ours, "x",
-                                 f"{mid[key] * 1e3:.0f} ms against {ours * 1e3:.0f} ms, median of {_REPEATS}", 10, "higher"))
+        ratio(f"from_pretrained, the call alone / merged switch, {kind}", f"{kind} call", f"{kind} merged", 10)
+        ratio(f"from_pretrained, weights read / merged switch, {kind}", f"{kind} read", f"{kind} merged", 10)
+        ratio(f"from_pretrained and first token / merged switch and first token, {kind}", f"{kind} token",
+              f"{kind} merged, token", None)
+    ratio("a copy of all parameters' bytes / merged switch", "copy", "warm merged", None)
     if not problem:
-        both = mid["cold added"]
-        full_read = mid["cold full read"]
-        result.append(figure(f"{name}: from_pretrained, weights read / delta read, checked and merged, cold", full_read / both,
-                             "x", f"{full_read * 1e3:.0f} ms against {both * 1e3:.0f} ms", None, "higher"))
-    result.append(figure(f"{name}: from_pretrained / overlay switch, warm", mid["warm full call"] / mid["overlay"], "x",
-                         f"{mid['warm full call'] * 1e3:.0f} ms", 10, "higher"))
+        ratio("from_pretrained, weights read / delta read, checked and merged, cold", "cold read", "cold added", None)
+    result.append(figure(f"{name}: from_pretrained / overlay switch, warm", mid["warm call"] / mid["overlay"], "x",
+                         f"{mid['warm call'] * 1e3:.0f} ms", 10, "higher"))
     result.append(figure(f"{name}: overlay switch", mid["overlay"] * 1e3, "ms", f"median of {_REPEATS}, CPU", 5, "lower"))
     return result
 

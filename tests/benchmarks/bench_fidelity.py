@@ -1,7 +1,8 @@
 """Fidelity per method on the real pairs: KL to the fine-tune on held-out text, beside the base, from written deltas.
 
-Methods before end-to-end tuning: data-free first guesses, then the exact fit on each axis, then the paper's AdamW. Then
-the default job with tuning, and BitDelta's recipe. On `bard`, whose tied embedding changed: coded against stored whole.
+Methods before end-to-end tuning: data-free first guesses, then the exact fit on each axis, the paper's AdamW, and chosen
+signs. Then with tuning the exact fit, chosen signs (the default job), and BitDelta's recipe. On `bard`, whose tied embedding
+changed: coded against stored whole.
 
     python -m tests.benchmarks.bench_fidelity [--pairs pirate,bard] [--methods auto] [--methods 'auto, tuned'] [--tokens 20480]
                                               [--samples 50] [--text SOURCE]
@@ -26,19 +27,26 @@ from tests.benchmarks.pairs import real_pairs
 METHODS: dict[str, dict[str, Any]] = {
     "data-free scalar": {"guess": "scalar"},
     "data-free row": {"guess": "row"},
-    "scalar": {"axis": "scalar", "tune_samples": 0},
-    "row": {"axis": "row", "tune_samples": 0},
-    "column": {"axis": "column", "tune_samples": 0},
-    "auto": {"axis": "auto", "tune_samples": 0},
-    "row x column": {"axis": "both", "tune_samples": 0},
+    "scalar": {"recipe": "exact", "axis": "scalar", "tune_samples": 0},
+    "row": {"recipe": "exact", "axis": "row", "tune_samples": 0},
+    "column": {"recipe": "exact", "axis": "column", "tune_samples": 0},
+    "auto": {"recipe": "exact", "tune_samples": 0},
+    "row x column": {"recipe": "exact", "axis": "both", "tune_samples": 0},
     "paper": {"recipe": "paper", "tune_samples": 0},
-    "auto, tuned": {},
-    "row x column, tuned": {"axis": "both"},
+    "chosen": {"recipe": "chosen", "tune_samples": 0},
+    "chosen, row x column": {"recipe": "chosen", "axis": "both", "tune_samples": 0},
+    "auto, tuned": {"recipe": "exact"},
+    "row x column, tuned": {"recipe": "exact", "axis": "both"},
+    "chosen, tuned": {"recipe": "chosen"},
     "bitdelta, tuned": {"recipe": "bitdelta"},
 }
 EMBEDDING_METHODS: dict[str, dict[str, Any]] = {
-    "auto": {"tune_samples": 0}, "auto, embeddings full": {"tune_samples": 0, "embeddings": "full"},
-    "auto, tuned": {}, "auto, embeddings full, tuned": {"embeddings": "full"},
+    "auto": {"recipe": "exact", "tune_samples": 0},
+    "auto, embeddings full": {"recipe": "exact", "tune_samples": 0, "embeddings": "full"},
+    "chosen": {"recipe": "chosen", "tune_samples": 0},
+    "chosen, embeddings full": {"recipe": "chosen", "tune_samples": 0, "embeddings": "full"},
+    "auto, tuned": {"recipe": "exact"}, "auto, embeddings full, tuned": {"recipe": "exact", "embeddings": "full"},
+    "chosen, tuned": {"recipe": "chosen"},
 }
 
 

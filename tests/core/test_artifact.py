@@ -78,7 +78,7 @@ def test_golden_bytes(tmp_path: Path) -> None:
 
 def test_golden_deltas_cover_the_format() -> None:
     records = open_delta(GOLDEN / "delta").config.tensors
-    assert {r.codec for r in records} == {"same", "rows", "sparse", "lowrank", "sign", "full"}
+    assert {r.codec for r in records} == {"same", "rows", "sparse", "lowrank", "sign", "svdmix", "coded", "full"}
     assert {(s.axis, r.output_dimension) for r in records for s in r.slices} >= {
         *((a, 0) for a in ("scalar", "row", "column", "both")), ("row", 1), ("column", 1), ("both", 1)}
     assert {r.dtype for r in records if r.codec == "sign"} == {r.base_dtype for r in records if r.codec == "sign"} == {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core import chat_decode
-from core.chat import Answer, Message, Piece, Row, Sampling, answer, context_of, count_tokens, mode_of
+from core.chat import Answer, Message, Piece, Row, Sampling, answer, context_of, count_tokens, forget, mode_of
 from core.deck import BASE, Deck
 from core.demo import chat_answers, tiny_trio
 from core.errors import BadOption, DeckBusy, NoSuchVariant, SwitchFailed
@@ -57,7 +57,7 @@ def text_of(deck: Deck, row: Row, sampling: Sampling = GREEDY, how: str = "auto"
 
 
 @pytest.fixture(scope="module")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deck]:
+def loaded_trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deck]:
     """The tiny trio: a delta of the pirate with all bits, the JSON fine-tune whole."""
     found = tiny_trio()
     delta = write(tmp_path_factory.mktemp("trio") / PIRATE, found.base, tensors_of(found.pirate), lambda n, t: {"codec": "full"})
@@ -65,6 +65,13 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deck]:
         deck.add(delta)
         deck.add(found.json)
         yield deck
+
+
+@pytest.fixture
+def trio(loaded_trio: Deck) -> Deck:
+    """The tiny trio, of which nothing was asked yet."""
+    forget(loaded_trio)
+    return loaded_trio
 
 
 @pytest.fixture
@@ -185,6 +192,7 @@ def test_a_stop_leaves_the_merged_rows_to_come_alone(trio: Deck, calls: list[int
 
 def test_a_stopped_answer_goes_on(trio: Deck, calls: list[int]) -> None:
     full = text_of(trio, Row(PIRATE, ask(FRANCE)))
+    forget(trio)
     calls.clear()
     part = told(trio, [Row(PIRATE, ask(FRANCE))], stopped=lambda: len(calls) >= 9)[0][0]
     rest = text_of(trio, Row(PIRATE, ask(FRANCE, part.text), continue_last=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from core import deck_variant
+from core import deck_kernels, deck_variant
 from core.artifact import open_delta
 from core.checkpoint import open_checkpoint
 from core.deck import BASE, Deck
+from core.deck_kernels import Spec, Table
 from core.errors import BadOption, DeckBusy, DeltaCorrupt, NoSuchVariant, SwitchFailed, WrongBase
 from core.export import export_checkpoint
 from tests.core.decks import make_base, make_deltas, signs_by_turns, whole, write
@@ -263,17 +264,28 @@ def test_auto_says_why(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------- what goes wrong
-def failing(monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException, times: int = 1) -> None:
-    """Filling parameters fails `times` times, first at the `count`-th from now on."""
-    left, real = [count], deck_variant.DeltaVariant.write
+def failing(monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException, times: int = 1, *, deltas: bool = False) -> None:
+    """Rewriting parameters fails `times` times, each when `count` jobs are done; `deltas`: one by one it then fails too."""
+    left, real = [times], deck_kernels.run
+
+    def run(lists: Sequence[tuple[Spec, Table]]) -> None:
+        if not left[0]:
+            real(lists)
+            return
+        left[0] -= 1
+        done = count
+        for spec, table in lists:
+            real([(spec, table[:done])])
+            done = max(0, done - len(table))
+        assert not done
+        raise error
 
     def write(self: Any, tensor: str, target: torch.Tensor) -> None:
-        left[0] -= 1
-        if -times < left[0] <= 0:
-            target.flatten()[:1] = 7.0                 # half done
-            raise error
-        real(self, tensor, target)
-    monkeypatch.setattr(deck_variant.DeltaVariant, "write", write)
+        target.flatten()[:1] = 7.0                     # half done
+        raise error
+    monkeypatch.setattr(deck_kernels, "run", run)
+    if deltas:
+        monkeypatch.setattr(deck_variant.DeltaVariant, "write", write)
 
 
 @pytest.mark.parametrize("error", [MemoryError("none left"), OSError("the disk is gone"), RuntimeError("encode")], ids=repr)
@@ -309,15 +321,14 @@ def test_if_restoring_fails_the_base_is_back_and_if_not_it_says_so(tmp_path: Pat
     deck, _ = deck_of(tmp_path, "llama")
     deck.switch("two", "merged")
     with monkeypatch.context() as patch, pytest.raises(SwitchFailed, match="now the base's"):
-        failing(patch, 3, OSError("gone"), times=1000)
+        failing(patch, 3, OSError("gone"), deltas=True)
         deck.switch("one", "merged")
     assert deck.current == BASE
     assert deck.fingerprint() == deck.expected_fingerprint(BASE)
 
     deck.switch("two", "merged")
     with monkeypatch.context() as patch, pytest.raises(SwitchFailed, match="must not be used"):
-        failing(patch, 3, OSError("gone"), times=1000)
-        patch.setattr(deck_variant.Base, "write", lambda self, tensor, target: (_ for _ in ()).throw(OSError("gone")))
+        failing(patch, 3, OSError("gone"), times=1000, deltas=True)
         deck.switch("one", "merged")
     with pytest.raises(SwitchFailed, match="different variants"):
         deck.switch(BASE)

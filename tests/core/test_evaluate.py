@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import copy
 from pathlib import Path
 
@@ -14,9 +15,16 @@ from core.artifact import Delta
 from core.calibration import split_samples
 from core.checkpoint import open_checkpoint
 from core.errors import BadOption, CalibrationUnusable, Cancelled, DeltaCorrupt
-from core.evaluate import HeldOutText, evaluate_delta, held_out_text
+from core.evaluate import HeldOutText, evaluate_answers, evaluate_delta, evaluate_tasks, held_out_text, layer_recoveries
+from core.record import Losses, Slice
 from tests.core.test_export import make_delta
-from tests.models import make_pair, perturb, save_beside, tensors_of
+from tests.models import (
+    make_pair,
+    one_thread,  # noqa: F401 (takes effect by being here)
+    perturb,
+    save_beside,
+    tensors_of,
+)
 
 
 @pytest.fixture
@@ -97,7 +105,8 @@ def test_a_variant_lies_between_base_and_fine_tune(tmp_path: Path, made: tuple[P
     assert report.recovery == 1 - report.variant.kl_mean / report.base.kl_mean > 0.3
     assert report.tokens == 400
     assert steps[-1][0] == steps[-1][1] == len(steps)     # the total is known beforehand
-    assert set(report.as_dict()) == {"tokens", "base", "variant", "fine_tuned", "recovery"}
+    assert set(report.as_dict()) == {"tokens", "base", "variant", "fine_tuned", "recovery", "recovery_se"}
+    assert 0 < report.recovery_se < report.base.kl_se / report.base.kl_mean
 
 
 def test_an_exact_delta_recovers_everything_though_vocabularies_differ(
@@ -116,6 +125,39 @@ def test_an_exact_delta_recovers_everything_though_vocabularies_differ(
     assert report.variant.top1 == 1
     assert report.recovery == 1
     assert report.base.kl_mean > 0
+
+
+def test_answers_and_questions_are_compared_without_an_export(tmp_path: Path, made: tuple[Path, Path, Delta]) -> None:
+    text = text_for(made, "default", 200)
+    rows = [{"question": f"What is {n}?", "choices": ["a word", f"{n}", "no"], "answer": 1} for n in range(4)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps: list[tuple[int, int]] = []
+    with open_checkpoint(made[0]) as base, open_checkpoint(made[1]) as tuned:
+        answers = evaluate_answers(made[2], base, tuned, text, prompts=5, tokens=6, device="cpu",
+                                   progress=lambda done, of: steps.append((done, of)))
+        (task,) = evaluate_tasks(made[2], base, tuned, ["own"], data=tmp_path, limit=3, device="cpu")
+        with pytest.raises(BadOption):
+            evaluate_answers(made[2], base, tuned, text, prompts=0, device="cpu")
+    assert answers.prompts == 5
+    assert answers.models["base"].tokens_mean <= answers.models["variant"].tokens_mean <= answers.answer_mean <= 6
+    assert steps[-1][0] <= steps[-1][1]
+    assert task.questions == 3
+    assert set(task.scores) == {"fine_tuned", "base", "variant"}
+    assert task.scores["fine_tuned"].same == 1
+
+
+def test_layers_are_named_worst_first(made: tuple[Path, Path, Delta]) -> None:
+    delta = copy(made[2])
+    records = list(delta.records.values())
+    fitted = [r for r in records if r.losses]
+    halves = (Slice(0, 1, "row", 1), Slice(1, 4, "row", 3))
+    split = msgspec.structs.replace(fitted[0], slices=halves, losses=(Losses(held_out=0.1), Losses(held_out=2.1)))
+    delta.records = {r.name: split if r is fitted[0] else r for r in records}
+    found = layer_recoveries(delta)
+    assert (found[0].name, found[0].codec) == (split.name, split.codec)
+    assert found[0].recovery == pytest.approx((0.9 + 3 * -1.1) / 4)      # slices weigh by their outputs
+    assert [layer.recovery for layer in found] == sorted(layer.recovery for layer in found)
+    assert len(found) == len(fitted)
 
 
 def test_the_base_given_as_fine_tune_is_refused(tmp_path: Path, made: tuple[Path, Path, Delta]) -> None:

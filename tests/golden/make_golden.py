@@ -19,10 +19,11 @@ from torch import Tensor
 
 from core.artifact import BaseInfo, DeltaConfig, base_digest, open_delta, write_delta
 from core.checkpoint import open_checkpoint
-from core.codecs import CODECS
+from core.codecs import CODECS, rans
 from core.codecs.scales import exponent_for, to_half
 from core.codecs.sign import scale_count
-from core.record import DTYPE_NAMES, DTYPES, Losses, Slice, StoredTensor, TensorRecord
+from core.codecs.svdmix import packed_size
+from core.record import DTYPE_NAMES, DTYPES, Losses, Ranks, Slice, StoredTensor, TensorRecord
 from core.safefile import raw_bytes, write_file
 
 HERE = Path(__file__).parent
@@ -59,6 +60,21 @@ def _sign(name: str, shape: tuple[int, int], base_dtype: str, dtype: str, slices
     tuned = base[:shape[0]] + numbers(shape, seed + 100, 0.002)
     return Case(name, base[:rows or shape[0]].to(DTYPES[base_dtype]), tuned.to(DTYPES[dtype]), "sign",
                 {"slices": slices, "planes": planes, "output_dimension": output_dimension})
+
+
+def _svdmix(name: str, shape: tuple[int, int], base_dtype: str, dtype: str, ranks: tuple[Ranks, ...], seed: int, *,
+            output_dimension: int = 0, spare: int = 0) -> Case:
+    base = numbers(shape, seed, 0.05).to(DTYPES[base_dtype])
+    size = packed_size((shape[output_dimension], shape[1 - output_dimension]), ranks)
+    return Case(name, base, base.to(DTYPES[dtype]), "svdmix",
+                {"ranks": ranks, "packed": size + spare, "output_dimension": output_dimension})
+
+
+def _coded(name: str, shape: tuple[int, int], base_dtype: str, dtype: str, levels: int, count: int, seed: int, *, rank: int = 0,
+           output_dimension: int = 0) -> Case:
+    base = numbers(shape, seed, 0.05)
+    return Case(name, base.to(DTYPES[base_dtype]), base.to(DTYPES[dtype]), "coded",
+                {"levels": levels, "count": count, "rank": rank, "output_dimension": output_dimension})
 
 
 def cases() -> list[Case]:
@@ -101,8 +117,17 @@ def cases() -> list[Case]:
         _sign("x.wide", (2, 1100), "BF16", "BF16", (Slice(0, 2, "column", 1100),), 25),
     ]
     head = result[10]
-    return [*result, Case("z.head", head.base, (head.base.float() + numbers((9, 21), 26, 0.01)).to(bf16), "sign",
-                          {"slices": (Slice(0, 9, "both", 30),)}, head.name)]
+    every = tuple(Ranks(count, outputs, inputs) for count, outputs, inputs in (
+        (1, 16, 8), (1, 8, 16), (1, 6, 5), (2, 5, 6), (1, 4, 3), (1, 3, 4), (2, 2, 2)))
+    return [*result,
+            Case("z.head", head.base, (head.base.float() + numbers((9, 21), 26, 0.01)).to(bf16), "sign",
+                 {"slices": (Slice(0, 9, "both", 30),)}, head.name),
+            _svdmix("za.svdmix", (9, 21), "BF16", "BF16", every, 27),
+            _svdmix("zb.svdmix_conv", (10, 18), "F16", "F32", (Ranks(3, 3, 2), Ranks(4, 2, 3)), 28, output_dimension=1, spare=3),
+            _svdmix("zc.svdmix_empty", (2, 5), "F32", "F16", (), 29, spare=7),
+            _coded("zd.coded", (9, 21), "BF16", "BF16", 5, 100, 30),
+            _coded("ze.coded_conv", (10, 18), "F16", "F32", 63, 251, 31, rank=2, output_dimension=1),
+            _coded("zf.coded_short", (3, 40), "F32", "F16", 1, 16, 32)]
 
 
 def record_of(case: Case) -> TensorRecord:
@@ -121,6 +146,26 @@ def record_of(case: Case) -> TensorRecord:
     return msgspec.convert(fields | dict(case.options), TensorRecord)
 
 
+def _prepare_coded(record: TensorRecord, seed: int) -> tuple[TensorRecord, dict[str, Tensor]]:
+    """Levels of every size and class; a stream that is cut short, where `count` says so."""
+    out, n, top = record.outputs, record.inputs, record.levels
+    levels = (numbers((out, n), seed).double()**3 * (top + 1)).trunc().to(torch.int8)
+    columns = torch.arange(n) * 37 % 256
+    counts = torch.zeros(rans.CLASSES, top + 1, dtype=torch.int64)
+    for i in range(n):
+        counts[columns[i] % 16] += torch.bincount(levels[:, i].abs().long(), minlength=top + 1)
+    tables = rans.frequencies_of(counts.numpy())
+    stream = torch.from_numpy(rans.encode(levels.numpy(), (columns % 16).numpy(), tables))
+    stream = torch.nn.functional.pad(stream, (0, max(0, record.count - len(stream))))[:record.count]
+    exponents = (-22, -24)[:1 + (record.rank > 0)]
+    fitted = {"columns": columns.to(torch.uint8),
+              "tables": torch.from_numpy(tables[..., None] // (1, 256) % 256).to(torch.uint8),
+              "scale": numbers((1 + record.rank,), seed + 1).half(), "stream": stream}
+    for suffix, shape in (("left", (out, record.rank)), ("right", (record.rank, n))):
+        fitted[suffix] = ((numbers(shape, seed + 2 + len(fitted)) + 1) * 128).to(torch.uint8)
+    return msgspec.structs.replace(record, exponents=exponents), fitted
+
+
 def prepare(case: Case, seed: int) -> tuple[TensorRecord, dict[str, Tensor]]:
     """The record and what is stored for it; scales and factors are made up, not fitted."""
     record, fitted = record_of(case), None
@@ -128,13 +173,27 @@ def prepare(case: Case, seed: int) -> tuple[TensorRecord, dict[str, Tensor]]:
         m, n = record.shape
         fitted = {"left": numbers((m, record.rank), seed, 0.06), "right": numbers((record.rank, n), seed + 1, 0.06)}
         record = msgspec.structs.replace(record, exponents=(exponent_for(fitted["left"]),))
+    if case.codec == "svdmix":
+        pairs = sum(r.count for r in record.ranks)
+        # About the size of a fine-tune's change, whatever the width.
+        spans = [2.0**(r.outputs + r.inputs) for r in record.ranks for _ in range(r.count)]
+        scale = numbers((pairs,), seed, 0.01) / torch.tensor(spans)
+        record = msgspec.structs.replace(record, exponents=(exponent_for(scale),))
+        fitted = {"scale": scale}
+        for side, size in (("outputs", record.outputs), ("inputs", record.inputs)):
+            widths = [getattr(r, side) for r in record.ranks for _ in range(r.count)]
+            tops = torch.tensor(widths)[:, None]
+            codes = ((numbers((pairs, size), seed + 1 + len(fitted)).double() + 1) / 2 * 2.0**tops).floor()
+            fitted[side] = (2 * codes + 1 - 2.0**tops).float()
+    if case.codec == "coded":
+        record, fitted = _prepare_coded(record, seed)
     if case.codec == "sign":
         scales = []
         for plane in range(record.planes):
             parts = []
             for piece in record.slices:
-                size = 0.03 if piece.axis == "both" else 0.002 / (1 + plane)
-                values = numbers((piece.used(record.inputs),), seed + plane, size)
+                span = 0.03 if piece.axis == "both" else 0.002 / (1 + plane)
+                values = numbers((piece.used(record.inputs),), seed + plane, span)
                 parts.append(torch.nn.functional.pad(values, (0, piece.slots - len(values))))
             scales.append(torch.cat(parts))
         assert all(len(s) == scale_count(record) for s in scales)

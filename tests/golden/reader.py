@@ -106,6 +106,68 @@ def read_signs(record: dict[str, Any], stored: dict[str, Array], total: NDArray[
     return total
 
 
+def read_run(packed: NDArray[np.uint8], at: int, count: int, width: int) -> tuple[NDArray[np.float64], int]:
+    """`count` odd whole numbers of a run that begins at byte `at`, and the byte behind it."""
+    end = at + -(-count * width // 8)
+    bits = np.unpackbits(packed[at:end], bitorder="little")[:count * width].reshape(count, width)
+    return 2.0 * (bits @ (1 << np.arange(width))) + 1 - 2**width, end
+
+
+def read_pairs(record: dict[str, Any], packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The change of a `svdmix` record in its stored orientation."""
+    out, inputs = record["shape"] if record.get("output_dimension", 0) == 0 else record["shape"][::-1]
+    pairs = sum(entry["count"] for entry in record.get("ranks", []))
+    scales = np.ldexp(packed[:2 * pairs].view("<f2").astype(np.float64), record["exponents"][0])
+    total: NDArray[np.float64] = np.zeros((out, inputs))
+    at, pair = 2 * pairs, 0
+    for entry in record.get("ranks", []):
+        a, at = read_run(packed, at, entry["count"] * out, entry["outputs"])
+        b, at = read_run(packed, at, entry["count"] * inputs, entry["inputs"])
+        for i in range(entry["count"]):
+            total += scales[pair] * np.outer(a.reshape(-1, out)[i], b.reshape(-1, inputs)[i])
+            pair += 1
+    stored: NDArray[np.float64] = total.T if record.get("output_dimension", 0) else total
+    return stored.astype(np.float32)
+
+
+def read_levels(stored: dict[str, Array], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """The levels of a `coded` record, (out, in)."""
+    pairs = stored["tables"].astype(np.int64)
+    tables = pairs[..., 0] + 256 * pairs[..., 1]        # (16, Q + 1)
+    raw = stored["stream"].tobytes()
+    states = [int.from_bytes(raw[4 * i:4 * i + 4], "little") for i in range(4)]
+    words = iter([int.from_bytes(raw[i:i + 2], "little") for i in range(16, len(raw) - 1, 2)])
+    result = np.zeros(shape, np.int64)
+    for t in range(result.size):
+        i = t % shape[1]
+        table = tables[int(stored["columns"][i]) & 15]
+        x, start = states[t % 4], 0
+        for level in [0, *(sign * q for q in range(1, len(table)) for sign in (1, -1))]:
+            f = int(table[abs(level)])
+            if x % 4096 < start + f:
+                break
+            start += f
+        x = f * (x // 4096) + x % 4096 - start
+        states[t % 4] = x * 65536 + next(words, 0) if x < 65536 else x
+        result[t // shape[1], i] = level
+    return result
+
+
+def read_coded(record: dict[str, Any], stored: dict[str, Array]) -> NDArray[np.float32]:
+    """The change of a `coded` record in its stored orientation."""
+    flipped = record.get("output_dimension", 0)
+    out, inputs = record["shape"][::-1] if flipped else record["shape"]
+    code = stored["columns"].astype(np.int64) >> 4
+    scale = stored["scale"].astype(np.float64)
+    step = np.ldexp(scale[0], record["exponents"][0]) * (2 + code % 2) * 2.0**(code // 2)
+    total = read_levels(stored, (out, inputs)) * step
+    for r in range(record.get("rank", 0)):
+        worth = np.ldexp(scale[1 + r], record["exponents"][1])
+        total += worth * np.outer(stored["left"][:, r] - 128.0, stored["right"][r] - 128.0)
+    change: NDArray[np.float32] = (total.T if flipped else total).astype(np.float32)
+    return change
+
+
 def rebuild(record: dict[str, Any], stored: dict[str, Array], base: Array | None) -> Array:
     """The variant's tensor in its stored type."""
     codec, shape, dtype = record["codec"], tuple(record["shape"]), record["dtype"]
@@ -119,6 +181,10 @@ def rebuild(record: dict[str, Any], stored: dict[str, Array], base: Array | None
     if codec == "lowrank":
         left, right = (np.ldexp(stored[k].astype(np.float64), record["exponents"][0]) for k in ("left", "right"))
         return rounded(wide + (left @ right).astype(np.float32), dtype)
+    if codec == "svdmix":
+        return rounded(wide + read_pairs(record, stored["packed"]), dtype)
+    if codec == "coded":
+        return rounded(wide + read_coded(record, stored), dtype)
     result = np.zeros(shape, TYPES[dtype])
     result[:len(wide)] = rounded(wide, dtype)
     if codec == "rows":

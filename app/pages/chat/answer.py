@@ -14,7 +14,7 @@ from app.icons import Icons
 from app.pages.chat.markdown import MarkdownView
 from app.widgets.basics import IconLabel, boxed, button, label, row, tool_button
 from app.widgets.flow import FlowLayout
-from app.words import count
+from app.words import count, plain_tip
 
 
 class AnswerView(QWidget):
@@ -63,7 +63,9 @@ class AnswerView(QWidget):
         self.more.setMenu(menu)
         self.more.setPopupMode(self.more.ToolButtonPopupMode.InstantPopup)
         self.more.setStyleSheet("QToolButton::menu-indicator { image: none; width: 0; }")
-        self._buttons = (self.copy, self.again, self.versions, self.go_on, self.more)
+        # These wrap together. A drop of its own for each would leave one of them behind the figures and the rest below.
+        self._tools = boxed(row(self.copy, self.again, self.more, gap=6))
+        self._buttons = (self._tools, self.versions, self.go_on)
         self._foot = QWidget()
         self._foot.setSizePolicy(self._tall())
         flow = FlowLayout(self._foot, gap=6)
@@ -108,9 +110,8 @@ class AnswerView(QWidget):
         self._extra.setText(extra_words(version))
         self._extra.setVisible(bool(self._extra.text()))
         for part in (self._tokens, self._rate, self._first, self._extra):
-            part.setToolTip(details(version))
-        for made in (self.copy, self.again, self.more):
-            made.show()
+            part.setToolTip(plain_tip(details(version)))
+        self._tools.show()
         many = len(answers.versions)
         self.versions.setVisible(many > 1)
         self._number.setText(f"{answers.chosen + 1}/{many}")
@@ -185,7 +186,8 @@ def details(version: Version) -> str:
         lines.append(f"Switched on in {milliseconds(version.switch_seconds)}")
     if version.prompt_tokens:
         of = f" of {version.context:,}" if version.context else ""
-        lines.append(f"Prompt of {version.prompt_tokens:,}{of} tokens")
+        known = f", {version.reused:,} of them known from the turn before" if version.reused else ""
+        lines.append(f"Prompt of {version.prompt_tokens:,}{of} tokens{known}")
     return "\n".join((*lines, f"Seed {version.seed}"))
 
 

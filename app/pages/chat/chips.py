@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from PySide6.QtCore import QEvent, QSize, Qt, Signal
-from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QFrame, QPushButton, QSizePolicy, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QApplication, QFrame, QLabel, QPushButton, QSizePolicy, QWidget
 
 from app.chat.conversations import SIDES
 from app.chat.engine import BASE
 from app.icons import Icons
 from app.pages.chat.turn import GAP
 from app.widgets.basics import ElidedLabel, button, clear_layout, column, key_cap, label, row, set_look, tool_button
+from app.widgets.chip import Chip
 from app.widgets.flow import FlowLayout
+from app.words import plain_tip
 
 _WIDEST = 180
 
@@ -23,24 +24,23 @@ def shown_name(name: str) -> str:
     return "Base" if name == BASE else name
 
 
-class VariantChip(QPushButton):
+def _letter_of(column: int) -> QLabel:
+    """A column's letter on its ground."""
+    made = label(SIDES[column])
+    made.setProperty("look", "letter")
+    made.setAlignment(Qt.AlignmentFlag.AlignCenter)
+    made.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+    return made
+
+
+class VariantChip(Chip):
     """One variant. Clicked: the selected column takes it; the cross and Delete take it off the deck."""
 
-    removed = Signal(str)
-    moved = Signal(int)
-
     def __init__(self, icons: Icons, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(name, removable=name != BASE, parent=parent)
         self.variant = name
-        self.setProperty("look", "chip")
-        self.setCheckable(True)
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self._letters = [label(x) for x in SIDES]
+        self._letters = [_letter_of(i) for i in range(len(SIDES))]
         for letter in self._letters:
-            letter.setProperty("look", "letter")
-            letter.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
             letter.hide()
         self._name = ElidedLabel(shown_name(name))
         self._name.setProperty("weight", "600")
@@ -50,7 +50,7 @@ class VariantChip(QPushButton):
             part.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         line = row(*self._letters, self._name, self._key, gap=6, margins=(10, 0, 10, 0))
         if name != BASE:
-            close = tool_button(icons, "close", f"Take {name} off the deck", size=13, clicked=lambda: self.removed.emit(name))
+            close = tool_button(icons, "close", f"Take {name} off the deck", size=13, clicked=self.remove)
             close.setFocusPolicy(Qt.FocusPolicy.NoFocus)   # Delete does it, by keyboard
             line.addWidget(close)
             line.setContentsMargins(10, 0, 4, 0)
@@ -66,45 +66,19 @@ class VariantChip(QPushButton):
         self.setChecked(bool(letters))
         where = f", in column {' and '.join(letters)}" if letters and side_by_side else ", answers now" if letters else ""
         self.setAccessibleName(f"{shown_name(self.variant)}{where}")
-        self.setToolTip(tip)
+        self.setToolTip(plain_tip(tip))
         self.updateGeometry()
-
-    def sizeHint(self) -> QSize:
-        """As its parts need."""
-        layout = self.layout()
-        return QSize(layout.sizeHint().width() if layout is not None else 0, super().sizeHint().height())
-
-    def minimumSizeHint(self) -> QSize:
-        """As it is: lines break between chips."""
-        return self.sizeHint()
 
     def nextCheckState(self) -> None:
         """Whether it is checked is said by the columns alone."""
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Arrows go to a neighbour, Delete takes off."""
-        key = event.key()
-        if key in (Qt.Key.Key_Left, Qt.Key.Key_Right):
-            self.moved.emit(-1 if key == Qt.Key.Key_Left else 1)
-        elif key in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace) and self.variant != BASE:
-            self.removed.emit(self.variant)
-        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            self.click()
-        else:
-            super().keyPressEvent(event)
-
-    def changeEvent(self, event: QEvent) -> None:
-        """Other fonts need another width."""
-        super().changeEvent(event)
-        if event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
-            self.updateGeometry()
 
 
 class VariantBar(QWidget):
     """All variants, and "Add variant"."""
 
     picked = Signal(str)
-    removed = Signal(str)
+    removed = Signal(object)
+    """The name of one that is to be taken off the deck."""
     add_asked = Signal()
 
     def __init__(self, icons: Icons, parent: QWidget | None = None) -> None:
@@ -179,9 +153,7 @@ class SideHeader(QPushButton):
         self.index = index
         self.setProperty("look", "side")
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self._letter = label(SIDES[index])
-        self._letter.setProperty("look", "letter")
-        self._letter.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self._letter = _letter_of(index)
         self._name = label(weight=600, elide=True)
         self._facts = label(tone="faded", elide=True)
         self._selected = label("selected", size="small", weight=500, tone="accent")
@@ -190,7 +162,7 @@ class SideHeader(QPushButton):
         self.add_button = tool_button(icons, "plus", "Add a column", size=15, clicked=self.add_asked.emit)
         for part in (self._letter, self._name, self._facts, self._selected):
             part.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-        line = row(self._letter, self._name, self._facts, self._selected, self.add_button, self.close_button, gap=8,
+        line = row(self._letter, self._name, self._facts, self._selected, self.close_button, self.add_button, gap=8,
                    margins=(12, 0, 4, 2))
         line.setStretch(2, 1)
         self.setLayout(line)
@@ -205,7 +177,11 @@ class SideHeader(QPushButton):
         self._facts.setText(facts)
         self._selected.setVisible(selected and many)
         self.close_button.setVisible(columns > 2)
-        self.add_button.setVisible(many and columns < len(SIDES) and self.index == columns - 1)
+        last = many and self.index == columns - 1
+        policy = self.add_button.sizePolicy()
+        policy.setRetainSizeWhenHidden(last)           # or the next click there would close the column that the last one added
+        self.add_button.setSizePolicy(policy)
+        self.add_button.setVisible(last and columns < len(SIDES))
         set_look(self, chosen="true" if selected else "")
         self.setAccessibleName(f"Column {SIDES[self.index]}: {shown_name(name)}, {facts}{', selected' if selected else ''}")
         self.setToolTip("The keys and chips switch this column" if selected else
@@ -228,7 +204,9 @@ class SideHeaders(QWidget):
 
     def show_sides(self, sides: Sequence[str], selected: int, facts: Mapping[str, str]) -> None:
         """Show the variants of the columns."""
+        had_focus = False
         if len(self._headers) != len(sides):
+            had_focus = self.isAncestorOf(QApplication.focusWidget() or self)
             clear_layout(self._line)
             self._headers = []
             for index in range(len(sides)):
@@ -240,6 +218,8 @@ class SideHeaders(QWidget):
                 self._headers.append(made)
         for index, (made, name) in enumerate(zip(self._headers, sides, strict=True)):
             made.show_side(name, facts.get(name, ""), selected=index == selected, columns=len(sides))
+        if had_focus:
+            self._headers[min(selected, len(sides) - 1)].setFocus(Qt.FocusReason.OtherFocusReason)
 
     def headers(self) -> tuple[SideHeader, ...]:
         """From the left."""
@@ -260,7 +240,13 @@ class SwitchNote(QFrame):
 
         from app.widgets.basics import IconLabel
         self._icon = IconLabel(icons, "bolt", "success", 16)
-        self._title, self._text = label(size="small", weight=600, elide=True), label(size="small", tone="faded", elide=True)
+        self._title, self._text = ElidedLabel(), ElidedLabel()
+        for part, weight, shade in ((self._title, "600", "text"), (self._text, "400", "faded")):
+            for name, value in (("step", "small"), ("weight", weight), ("tone", shade)):
+                part.setProperty(name, value)
+        self._titles = "", ""
+        self.says_all = True
+        """Whether everything it was given is on screen."""
         line = row(self._icon, self._title, self._text, gap=8)
         self.setLayout(line)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
@@ -268,16 +254,32 @@ class SwitchNote(QFrame):
         self._timer.timeout.connect(self.hide)
         self.hide()
 
-    def say(self, title: str, text: str = "", *, tone: str = "success", seconds: float = 10.0) -> None:
-        """Show something; a `tone` of success, warning or faded."""
+    def say(self, title: str, text: str = "", *, tone: str = "success", seconds: float = 10.0, short: str = "",
+            more: str = "") -> None:
+        """Show something; a `tone` of success, warning or faded. `short` stands for the title where there is little room."""
         icon = {"success": "bolt", "warning": "warning"}.get(tone, "clock")
         self._icon.set_icon(icon, "text-faded" if tone == "faded" else tone)
-        self._title.setText(title)
+        self._titles = title, short or title
         self._text.setText(text)
         self.setAccessibleName(f"{title}. {text}" if text else title)
-        self.setToolTip(self.accessibleName())
+        self.setToolTip(plain_tip(f"{self.accessibleName()}\n{more}".strip()))
+        self._fit()
         self.show()
         self._timer.start(round(seconds * 1000))
+
+    def set_room(self, width: int) -> None:
+        """How wide it may be; what does not fit is left out, not cut."""
+        self.setMaximumWidth(width)
+        self._fit()
+
+    def _fit(self) -> None:
+        room = self.maximumWidth() - 24
+        self._title.setText(self._titles[0])
+        title = self._title.sizeHint().width()
+        self.says_all = title + 8 + self._text.sizeHint().width() <= room
+        self._text.setVisible(self.says_all and bool(self._text.whole_text()))
+        if title > room:
+            self._title.setText(self._titles[1])
 
     def text(self) -> str:
         """What it says; empty while it is hidden."""

@@ -64,7 +64,9 @@ class Composer(QFrame):
         ask = f"Ask {'both variants' if len(names) == 2 else 'all variants' if len(names) > 2 else who}."
         if completion:
             ask = f"Begin a text that {who if len(names) == 1 else 'they'} will go on with."
-        self.edit.setPlaceholderText(f"{ask} {last}".strip())
+        if (said := f"{ask} {last}".strip()) != self.edit.placeholderText():
+            self.edit.setPlaceholderText(said)
+            self.edit.viewport().update()              # Qt paints another placeholder at its next chance only
 
     def show_context(self, used: int, whole: int) -> None:
         """Tokens of the prompt so far, of how many."""

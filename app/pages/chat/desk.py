@@ -98,8 +98,8 @@ class Desk(QObject):
             chosen = QFileDialog.getExistingDirectory(self._page, "Choose a delta or a full fine-tune",
                                                       str(self._ctx.library.root))
             what = Source(Path(chosen)) if chosen else None
-        if isinstance(what, Source) and not self._page.session.add(what.path, what.name):
-            self._page.note.say("It can't be put on the deck now", self._page.session.in_the_way, tone="warning")
+        if isinstance(what, Source) and not self._page.session.add((what,)):
+            self._page.refuse("It can't be put on the deck now")
 
     # --------------------------------------------------------------------------------------------- conversations
     def show_history(self) -> None:
@@ -120,13 +120,16 @@ class Desk(QObject):
         if found is None:
             return
         if page.session.is_answering:
-            page.note.say("Another chat can't be opened now", "Stop the answer first.", tone="warning")
+            page.refuse("Another chat can't be opened now", "Stop the answer first.")
             return
         page.drawer.flush()
         page.absent.setProperty("base", None)
         page.talk.open(found)
         if page.session.state == "ready":
             page.talk.take_deck()
+            if found.base and found.base != page.session.base:
+                self._ctx.notify(f"This was held on {found.base_name or 'another base'}. {page.session.base_name} is loaded and "
+                                 "answers from here on.", "faded")
 
     def delete(self, id: str) -> None:
         """Delete a conversation; it can be brought back for some seconds."""
@@ -136,7 +139,7 @@ class Desk(QObject):
             return
         if page.talk.now.id == id:
             if page.session.is_answering:
-                page.note.say("This chat can't be deleted now", "Stop the answer first.", tone="warning")
+                page.refuse("This chat can't be deleted now", "Stop the answer first.")
                 return
             page.talk.start()
         page.store.delete(id)

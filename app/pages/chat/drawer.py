@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 from PySide6.QtCore import QSignalBlocker, Qt, QTimer, Signal
-from PySide6.QtGui import QAction
+from PySide6.QtGui import QAction, QWheelEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QFrame,
@@ -21,6 +21,7 @@ from app.chat.conversations import Choice
 from app.context import Context
 from app.pages.chat.number import NumberField
 from app.widgets.basics import FactList, boxed, button, column, hairline, label, row, scrolled, tool_button
+from app.words import plain_tip
 
 WIDTH = 262
 PRESETS: Mapping[str, Choice] = {
@@ -29,6 +30,14 @@ PRESETS: Mapping[str, Choice] = {
     "Exact (always the likeliest)": Choice(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0),
     "Inventive": Choice(temperature=1.1, top_p=0.95, top_k=0)}
 _FIELDS = ("temperature", "top_p", "top_k", "max_new_tokens", "repetition_penalty")
+
+
+class _Slider(QSlider):
+    """A slider that leaves the wheel to the drawer, which scrolls."""
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """For the drawer."""
+        event.ignore()
 
 
 class Dial(QWidget):
@@ -42,14 +51,15 @@ class Dial(QWidget):
         self.field = NumberField(name, low, high, step, 2 if step < 1 else 0)
         self.field.valueChanged.connect(self._typed)
         self.field.setFixedWidth(ctx.theme.px(62))
-        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider = _Slider(Qt.Orientation.Horizontal)
+        self.slider.setMinimumHeight(20)               # of its handle, which the style does not count
         self.slider.setRange(0, 1000)
         self.slider.setAccessibleName(f"{name}, slider")
         self.slider.valueChanged.connect(self._slid)
         said = label(name, size="small", weight=500)
         said.setBuddy(self.field)
         self.setToolTip(tip)
-        self.setLayout(column(row(said, None, self.field), self.slider, gap=2))
+        self.setLayout(column(row(said, None, self.field), self.slider, gap=0))
 
     def value(self) -> float:
         """The number."""
@@ -215,33 +225,33 @@ class Drawer(QFrame):
 
     def _fill_presets(self) -> None:
         self._menu.clear()
-        for name in (*PRESETS, *self._saved()):
-            self._menu.addAction(name).setData(name)
+        for name in dict.fromkeys((*PRESETS, *self._saved())):
+            self._menu.addAction(name.replace("&", "&&")).setData(("use", name))
         self._menu.addSeparator()
-        self._menu.addAction(self._ctx.icons.icon("plus"), "Save as a preset...").setData("+")
+        self._menu.addAction(self._ctx.icons.icon("plus"), "Save as a preset...").setData(("save", ""))
         if self._saved():
             gone = self._menu.addMenu("Delete a preset")
             for name in self._saved():
-                gone.addAction(name).setData(f"-{name}")
+                gone.addAction(name.replace("&", "&&")).setData(("delete", name))
 
     def _preset_chosen(self, action: QAction) -> None:
-        name = str(action.data() or "")
-        if name == "+":
+        what, name = action.data() or ("", "")
+        if what == "save":
             given, ok = QInputDialog.getText(self, "Save as a preset", "Name of the preset")
             if ok and given.strip():
                 self.save_preset(given.strip())
-        elif name.startswith("-"):
-            self._ctx.settings.set(chat_presets={k: v for k, v in self._saved().items() if k != name[1:]})
-        elif name:
+        elif what == "delete":
+            self._ctx.settings.set(chat_presets={k: v for k, v in self._saved().items() if k != name})
+        elif what == "use":
             self.use_preset(name)
 
     def use_preset(self, name: str) -> None:
-        """Set what a preset says; unknown ones do nothing."""
-        if name in PRESETS:
-            self._apply(PRESETS[name])
-        elif name in self._saved():
+        """Set what a preset says, the user's own before ours of the same name; unknown ones do nothing."""
+        if name in self._saved():
             known = {k: v for k, v in self._saved()[name].items() if k in _FIELDS}
             self._apply(msgspec.convert({**msgspec.to_builtins(Choice()), **known}, Choice, strict=False))
+        elif name in PRESETS:
+            self._apply(PRESETS[name])
 
     def save_preset(self, name: str) -> None:
         """Keep what is set under a name."""
@@ -254,6 +264,6 @@ class Drawer(QFrame):
         self._deck.setVisible(bool(facts))
         for name, value in facts.items():
             self.facts.set(name, value)
-        self.facts.setToolTip(tip)
+        self.facts.setToolTip(plain_tip(tip))
         self.unload.setEnabled(not why)
         self.unload.setToolTip(why or "Give the memory back")

@@ -24,6 +24,7 @@ from app.chat.text import Part, split
 from app.icons import Icons
 from app.theme import Theme
 from app.widgets.basics import column, label, row, tool_button
+from app.widgets.painting import no_picture
 
 _RENDER = 100
 """Milliseconds between two renderings of a text that grows."""
@@ -144,8 +145,8 @@ class Prose(QTextBrowser):
         self.setExtraSelections(marks)
 
     def loadResource(self, type: int, name: QUrl | str) -> Any:
-        """Nothing: an answer must not make the program read a file or ask the network."""
-        return None
+        """An empty picture: an answer must not make the program read a file or ask the network."""
+        return no_picture()
 
     def _clicked(self, url: QUrl) -> None:
         self.link_wanted.emit(url.toString())

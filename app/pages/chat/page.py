@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QResizeEvent
-from PySide6.QtWidgets import QFileDialog, QStackedWidget, QWidget
+from PySide6.QtWidgets import QApplication, QStackedWidget, QWidget
 
 from app.actions import SWITCHES, Act
 from app.chat.conversations import SIDES
-from app.chat.engine import BASE, Messages, Switch
-from app.chat.session import Source
+from app.chat.engine import Messages
 from app.chat.store import Conversations
 from app.chat.talk import Talk
 from app.context import Context
 from app.pages.chat import facts
-from app.pages.chat.bases import BaseChoice, deltas_of, gather, sources_of
 from app.pages.chat.blank import BlankView
 from app.pages.chat.chips import SideHeaders, SwitchNote, VariantBar, shown_name
+from app.pages.chat.columns import Columns
 from app.pages.chat.composer import Composer
 from app.pages.chat.desk import Desk
 from app.pages.chat.drawer import Drawer
 from app.pages.chat.head import ChatHeader
-from app.pages.chat.thread import ThreadView
-from app.tasks import Failure, Task
+from app.pages.chat.loading import Loading
+from app.pages.chat.thread import GUTTER, ThreadView
 from app.widgets.basics import button, column, row
 from app.widgets.states import WarningStrip
-from app.words import size
 
 _NARROW = 940
 """Width of the page (at zoom 1) below which the drawer stays closed until it is asked for."""
@@ -47,14 +44,11 @@ class ChatPage(QWidget):
         self.session = ctx.chat
         self.store = Conversations(ctx.data / "chats", ctx.tasks, self)
         self.talk = Talk(self.session, self.store, self)
-        self._gathering: Task | None = None
-        self._gathered = False
-        self._switch_again = self._drawer_wanted = False
-        self._after_load: tuple[str, ...] = ()
-        """Variants of which the first is to answer once the base is loaded."""
-        self._sources: tuple[Source, ...] = ()
+        self._drawer_wanted = False
         self._build()
         self.desk = Desk(ctx, self)
+        self.columns = Columns(self)
+        self.loading = Loading(ctx, self)
         self._wire()
         self._last = ctx.settings.options.chat_last
         self.store.load(self._restore)
@@ -80,13 +74,14 @@ class ChatPage(QWidget):
         top = row(self.bar, self.note, gap=16)
         top.setStretch(0, 1)
         talking = QWidget()
-        talking.setLayout(column(top, 4, self.sides, self.thread_view, self.undo, self.absent, self.composer, gap=4))
+        talking.setLayout(column(column(top, 4, self.sides, gap=4, margins=(0, 0, GUTTER, 0)), self.thread_view,
+                                 column(self.undo, self.absent, self.composer, gap=4, margins=(0, 0, GUTTER, 0)), gap=4))
         self._talking = talking
         self._stack = QStackedWidget()
         self._stack.addWidget(self.blank)
         self._stack.addWidget(talking)
         self.drawer = Drawer(self._ctx)
-        main = column(self._stack, margins=(24, 0, 24, 16))
+        main = column(self._stack, margins=(24, 0, 24 - GUTTER, 16))
         body = row(gap=0)
         body.addLayout(main, 1)
         body.addWidget(self.drawer)
@@ -96,26 +91,18 @@ class ChatPage(QWidget):
     def _wire(self) -> None:
         session, talk, ctx = self.session, self.talk, self._ctx
         session.changed.connect(self.refresh)
-        session.switched.connect(self._switched)
         session.counted.connect(self._counted)
-        session.answered.connect(self._count_soon)
+        session.answered.connect(self.count_soon)
         session.failed.connect(ctx.show_error)
-        session.released.connect(self._released)
         talk.opened.connect(self._opened)
         talk.sides_changed.connect(self.refresh)
         talk.turn_changed.connect(self.refresh)
         self.store.message.connect(ctx.notify)
-        self.header.mode_chosen.connect(self._mode_chosen)
         self.header.new.clicked.connect(self.new_chat)
         self.header.sampling.clicked.connect(self._toggle_drawer)
         self.header.history.clicked.connect(self.show_history)
         self.header.differ.toggled.connect(self.thread_view.set_differ)
-        self.bar.picked.connect(self.pick)
-        self.bar.removed.connect(self._remove)
         self.bar.add_asked.connect(self.desk.show_add_menu)
-        self.sides.selected.connect(self._select)
-        self.sides.close_asked.connect(self._close_column)
-        self.sides.add_asked.connect(self._add_column)
         self.thread_view.asked.connect(self._asked)
         self.thread_view.edited.connect(self._edited)
         self.thread_view.deleted.connect(self._delete_turn)
@@ -125,25 +112,19 @@ class ChatPage(QWidget):
         self.composer.count_asked.connect(self._count)
         self.drawer.changed.connect(self._sampling_changed)
         self.drawer.close_asked.connect(self._toggle_drawer)
-        self.drawer.unload_asked.connect(self._unload)
-        self.blank.load_asked.connect(self._load_choice)
-        self.blank.folder_asked.connect(self._choose_base)
-        self.blank.again_asked.connect(self._load_again)
-        self.blank.other_asked.connect(self._other_base)
         ctx.jobs.item_changed.connect(self._job_changed)
-        ctx.library.changed.connect(self._library_changed)
         ctx.actions.on(Act.STOP, self.stop)
         for number, act in enumerate(SWITCHES):
-            ctx.actions.on(act, partial(self._switch_key, number))
+            ctx.actions.on(act, partial(self.columns.pick_number, number))
 
     # -------------------------------------------------------------------------------------------------- showing
     def shown(self) -> None:
         """The page comes on screen: what somebody wants on the deck is loaded."""
         if self.session.wanted is not None:
             (base, sources), self.session.wanted = self.session.wanted, None
-            self.open_deck(base, sources)
+            self.loading.open_deck(base, sources)
         elif self.session.state == "empty":
-            self._gather()
+            self.loading.gather()
         if self.session.state == "ready":
             self.composer.edit.setFocus(Qt.FocusReason.OtherFocusReason)
 
@@ -158,8 +139,8 @@ class ChatPage(QWidget):
         now = self.talk.now
         self.drawer.show_choice(now.sampling, now.system)
         self._ctx.settings.set(chat_last=now.id if now.turns else "")
-        self._switch_to_sides()
-        self._count_soon()
+        self.columns.switch()
+        self.count_soon()
         self.refresh()
 
     def refresh(self, *_: object) -> None:
@@ -198,8 +179,8 @@ class ChatPage(QWidget):
             self.absent.setProperty("base", talk.now.base)
             name = talk.now.base_name or "The base"
             self.absent.show_words("faded", f"{name} is not loaded", "Load it to go on with this conversation.", (
-                button(f"Load {name}", "primary", dense=True, clicked=self._load_for_talk),
-                button("Other base", dense=True, clicked=self._other_base)))
+                button(f"Load {name}", "primary", dense=True, clicked=self.loading.load_for_talk),
+                button("Other base", dense=True, clicked=self.loading.other_base)))
         sides = [shown_name(s) for s in dict.fromkeys(talk.now.sides)]
         completion = any(v.mode == "completion" and v.name in talk.now.sides for v in session.variants)
         self.composer.show_sides(sides, len(names), SIDES[talk.now.selected], completion=completion)
@@ -219,201 +200,24 @@ class ChatPage(QWidget):
         if self.isVisible() and self.session.state == "ready":
             self._show_composer(True, [v.name for v in self.session.variants])
 
-    def _library_changed(self) -> None:
-        if self.session.state == "empty" and self.isVisible():
-            self._gather()
-
-    # ------------------------------------------------------------------------------------------------- loading
-    def _gather(self) -> None:
-        if self._gathering is None and self._ctx.engine.is_ready:
-            recent, entries = self._ctx.settings.options.recent, self._ctx.library.entries()
-            self._gathering = self._ctx.tasks.run(self, lambda task: gather(task, recent, entries), self._got_bases,
-                                                  self._no_bases)
-        elif not self._ctx.engine.is_ready and not self._gathered:
-            self._gathered = True
-            self._ctx.engine.ready.connect(self._gather)
-
-    def _got_bases(self, bases: tuple[BaseChoice, ...]) -> None:
-        self._gathering = None
-        self.blank.bases.show_bases(bases)
-
-    def _no_bases(self, failure: Failure) -> None:
-        self._gathering = None
-        self.blank.bases.show_bases(())
-        self._ctx.notify(failure.what, "warning")
-
-    def _load_choice(self, choice: BaseChoice) -> None:
-        self.open_deck(choice.source, choice.sources)
-
-    def _choose_base(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Choose the folder of a base")
-        if folder:
-            self.open_deck(folder, sources_of(deltas_of(self._ctx.library.entries(), folder)))
-
-    def _load_for_talk(self) -> None:
-        now = self.talk.now
-        self._load(now.base, tuple(Source(Path(path), name) for name, path in now.variants), ())
-
-    def _load_again(self) -> None:
-        if self.session.base:
-            self._load(self.session.base, self._sources, self._after_load)
-
-    def _other_base(self) -> None:
-        self.session.forget_failure()
-        if self.talk.now.turns:
-            self.talk.start()
-        self._gather()
-        self.refresh()
-
-    def open_deck(self, base: str, sources: Sequence[Source]) -> None:
-        """Have a base with these variants on the deck, and the first of them answer; what is there is kept."""
-        session = self.session
-        if session.state == "ready" and session.base == base:
-            there = {v.path: v.name for v in session.variants}
-            new = [s for s in sources if s.path not in there]
-            if not new and sources:
-                self.pick(there[sources[0].path])
-            for source in new:
-                if not session.add(source.path, source.name):
-                    self.note.say("It can't be put on the deck now", session.in_the_way, tone="warning")
-            if new:
-                self._after_load = (new[0].name or new[0].path.name,)
-            return
-        if session.in_the_way:
-            self._ctx.notify(f"Another base can't be loaded now. {session.in_the_way}", "warning")
-            return
-        if self.talk.now.turns and self.talk.now.base != base:
-            self.talk.start()
-        self._load(base, tuple(sources), tuple(s.name or s.path.name for s in sources))
-
-    def _load(self, base: str, sources: tuple[Source, ...], first: tuple[str, ...]) -> None:
-        self._sources, self._after_load = sources, first
-        options = self._ctx.settings.options
-        if self.session.load(base, sources, options.device, offline=options.offline):
-            self.session.changed.connect(self._when_loaded)
-
-    def _when_loaded(self) -> None:
-        if self.session.state == "loading":
-            return
-        self.session.changed.disconnect(self._when_loaded)
-        if self.session.state != "ready":
-            self._gather()
-            return
-        self._ctx.settings.remember(self.session.base)
-        self.talk.take_deck()
-        names = [v.name for v in self.session.variants]
-        wanted = next((n for n in self._after_load if n in names), "")
-        if wanted and not self.talk.now.turns and wanted not in self.talk.now.sides:
-            self._set_side(self.talk.now.selected, wanted)
-        else:
-            self._switch_to_sides()
-        self._after_load = ()
-        self.refresh()
-        self._count_soon()
-        self.composer.edit.setFocus(Qt.FocusReason.OtherFocusReason)
-
-    def _unload(self) -> None:
-        self.session.unload()
-
-    def _released(self, nbytes: int) -> None:
-        self._ctx.notify(f"Unloaded: {size(nbytes)} of memory given back" if nbytes else "Unloaded", "success")
-        self._gather()
-        self.absent.setProperty("base", None)
-
-    # ------------------------------------------------------------------------------------------------ variants
-    def _switch_key(self, number: int) -> None:
-        if self.isVisible() and number < len(self.session.variants):
-            self.pick(self.session.variants[number].name)
-
-    def pick(self, name: str) -> None:
-        """Let a variant answer in the selected column."""
-        if self.session.doing not in ("", "switch"):
-            self.note.say(f"{shown_name(name)} can't be switched on now", self.session.in_the_way, tone="warning")
-            self.refresh()
-            return
-        self._set_side(self.talk.now.selected, name)
-
-    def _set_side(self, index: int, name: str) -> None:
-        sides = list(self.talk.now.sides)
-        if sides[index] == name:
-            self._switch_to_sides()
-            return
-        sides[index] = name
-        self.talk.set_sides(sides, index)
-        self._switch_to_sides()
-
-    def _switch_to_sides(self) -> None:
-        if self.session.state != "ready":
-            return
-        if self.session.doing == "switch":
-            self._switch_again = True
-        elif not self.session.in_the_way:
-            known = {v.name for v in self.session.variants}
-            self.session.switch([s if s in known else BASE for s in self.talk.now.sides])
-
-    def _switched(self, switch: Switch) -> None:
-        if self._switch_again:
-            self._switch_again = False
-            self._switch_to_sides()
-            return
-        name = self.talk.side_of(SIDES[self.talk.now.selected])
-        self.note.say(*facts.switch_words(shown_name(name), self.session.variant(name), switch))
-        self.note.setToolTip(f"{self.note.accessibleName()}\n{switch.reason}")
-        self._count_soon()
-
-    def _remove(self, name: str) -> None:
-        if not self.session.remove(name):
-            self.note.say(f"{name} can't be taken off now", self.session.in_the_way, tone="warning")
-            return
-        sides = [BASE if s == name else s for s in self.talk.now.sides]
-        self.talk.set_sides(sides, self.talk.now.selected)
-
-    def _mode_chosen(self, mode: str) -> None:
-        now = self.talk.now
-        if self._columns_blocked():
-            return
-        if mode == "one":
-            self.talk.set_sides((now.sides[now.selected],), 0)
-        elif len(now.sides) == 1:
-            mine = now.sides[0]
-            other = next((v.name for v in self.session.variants if v.name not in (mine, BASE)), BASE)
-            self.talk.set_sides((BASE, other if mine == BASE else mine), 1)
-        self._switch_to_sides()
-
-    def _columns_blocked(self) -> bool:
-        """Whether columns have to stay as they are, which is said."""
-        if self.session.doing in ("", "switch"):
-            return False
-        self.note.say("The columns stay as they are for now", self.session.in_the_way, tone="warning")
-        self.refresh()
-        return True
-
-    def _select(self, index: int) -> None:
-        self.talk.set_sides(self.talk.now.sides, index)
-
-    def _close_column(self, index: int) -> None:
-        now = self.talk.now
-        if len(now.sides) > 1 and not self._columns_blocked():
-            self.talk.set_sides([s for i, s in enumerate(now.sides) if i != index], now.selected - (index <= now.selected))
-            self._switch_to_sides()
-
-    def _add_column(self) -> None:
-        now = self.talk.now
-        if len(now.sides) < len(SIDES) and not self._columns_blocked():
-            new = next((v.name for v in self.session.variants if v.name not in now.sides), BASE)
-            self.talk.set_sides((*now.sides, new), len(now.sides))
-            self._switch_to_sides()
-
     # ------------------------------------------------------------------------------------------------- talking
     def send(self) -> None:
         """Send what is written to all columns."""
         self.drawer.flush()
         text = self.composer.text()
         if not self.composer.why_not() and self.talk.send(text):
+            self.undo.hide()                           # it would take back this turn too
             self.composer.clear()
             self._ctx.settings.set(chat_last=self.talk.now.id)
             self.thread_view.to_end()
         self.refresh()
+
+    def refuse(self, what: str, why: str = "") -> None:
+        """Say what can't be done and why: by default, what keeps the model busy."""
+        why = why or self.session.in_the_way
+        self.note.say(what, why, tone="warning")
+        if not self.note.says_all:
+            self._ctx.notify(f"{what}: {why[:1].lower()}{why[1:]}" if why else what, "warning")
 
     def stop(self) -> None:
         """End the answers after the current token."""
@@ -422,7 +226,7 @@ class ChatPage(QWidget):
     def new_chat(self) -> None:
         """Begin a new conversation with the same columns."""
         if self.session.is_answering:
-            self.note.say("A new chat can't begin now", "Stop the answer first.", tone="warning")
+            self.refuse("A new chat can't begin now", "Stop the answer first.")
             return
         self.drawer.flush()
         self.talk.start()
@@ -431,10 +235,12 @@ class ChatPage(QWidget):
     def _asked(self, index: int, what: str, letter: str) -> None:
         talk = self.talk
         before = talk.now.turns
+        self.undo.hide()                               # it would take back this too
         if what in ("regenerate", "carry-on"):
+            self.composer.edit.setFocus(Qt.FocusReason.OtherFocusReason)   # the button gives way to the text
             done = talk.regenerate(index, (letter,)) if what == "regenerate" else talk.carry_on(index, letter)
             if not done:
-                self.note.say("That is not possible now", self.session.why_silent, tone="warning")
+                self.refuse("That is not possible now", self.session.why_silent)
         elif what == "lead":
             talk.lead(index, letter)
         elif what == "delete":
@@ -482,7 +288,8 @@ class ChatPage(QWidget):
         self._ctx.notify(f"The link was copied and not opened: {url}", "faded")
 
     # ------------------------------------------------------------------------------------------------- counting
-    def _count_soon(self, *_: object) -> None:
+    def count_soon(self, *_: object) -> None:
+        """Count the tokens of what is written, once nothing else goes on."""
         self._count(self.composer.text())
 
     def _count(self, text: str) -> None:
@@ -503,7 +310,7 @@ class ChatPage(QWidget):
     # -------------------------------------------------------------------------------------------------- drawer
     def _sampling_changed(self) -> None:
         self.talk.choose_sampling(self.drawer.choice(), self.drawer.system_prompt())
-        self._count_soon()
+        self.count_soon()
 
     def _show_drawer_as_kept(self) -> None:
         wide = self.width() >= self._ctx.theme.px(_NARROW)
@@ -512,7 +319,7 @@ class ChatPage(QWidget):
     def _fit_note(self) -> None:
         """The note of the last switch takes what the chips leave on their line."""
         width = self.width() - 48 - (self.drawer.width() if not self.drawer.isHidden() else 0)
-        self.note.setMaximumWidth(max(self._ctx.theme.px(150), width - self.bar.one_line() - 20))
+        self.note.set_room(max(self._ctx.theme.px(84), width - self.bar.one_line() - 20))
 
     def show_drawer(self, wanted: bool) -> None:
         """Open or close the drawer."""
@@ -522,6 +329,8 @@ class ChatPage(QWidget):
 
     def _toggle_drawer(self) -> None:
         wanted = not self._drawer_wanted
+        if not wanted and self.drawer.isAncestorOf(QApplication.focusWidget() or self):
+            self.composer.edit.setFocus(Qt.FocusReason.OtherFocusReason)
         self.show_drawer(wanted)
         self._ctx.settings.set(chat_drawer=wanted)
 

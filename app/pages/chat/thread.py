@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from app.chat.talk import Talk
 from app.icons import Icons
 from app.pages.chat.turn import TurnView
-from app.widgets.basics import button, row
+from app.widgets.basics import button, row, set_look
 
+GUTTER = 10
+"""Width of the scroll bar, which other parts of the page leave free at their right."""
 SHOWN = 30
 """Turns that are shown at first; earlier ones on request."""
+
+
+class _Turns(QWidget):
+    """What is scrolled: exactly as high as its turns are at its width."""
+
+    def minimumSizeHint(self) -> QSize:
+        """None of its own: texts need most height where they are narrowest, and an area would grant that at any width."""
+        return QSize(0, 0)
 
 
 class ThreadView(QScrollArea):
@@ -32,7 +42,7 @@ class ThreadView(QScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setAccessibleName("The conversation")
         self.viewport().setAutoFillBackground(False)
-        inside = QWidget()
+        inside = _Turns()
         inside.setProperty("look", "body")
         self._layout = QVBoxLayout(inside)
         self._layout.setContentsMargins(0, 12, 0, 0)
@@ -49,7 +59,11 @@ class ThreadView(QScrollArea):
         self._at_end = True
         self._blocked = ""
         self.differ = False
+        # The bar always has its place, so that columns stay below their heads; it is seen only where there is more to see.
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         bar = self.verticalScrollBar()
+        bar.setFixedWidth(GUTTER)
+        set_look(bar, idle="true")
         bar.rangeChanged.connect(self._range_changed)
         bar.actionTriggered.connect(self._scrolled)
         bar.sliderReleased.connect(self._scrolled)
@@ -167,6 +181,7 @@ class ThreadView(QScrollArea):
 
     # ---------------------------------------------------------------------------------------------- scrolling
     def _range_changed(self, low: int, high: int) -> None:
+        set_look(self.verticalScrollBar(), idle="" if high > low else "true")
         if self._at_end:
             self.verticalScrollBar().setValue(high)
 

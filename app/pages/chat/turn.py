@@ -17,6 +17,16 @@ from app.widgets.basics import button, column, label, row, tool_button
 
 GAP = 12
 """Between columns."""
+_LONG, _LINES = 1500, 12
+"""Characters and lines of a prompt that are shown until all of it is asked for."""
+
+
+def beginning(text: str) -> str:
+    """The part of a prompt that is shown at first; all of it where it is not much longer."""
+    lines = text.split("\n")
+    found = text if len(lines) <= _LINES + 4 else "\n".join(lines[:_LINES])
+    found = found if len(found) <= _LONG * 5 // 4 else found[:_LONG]
+    return found if found == text else found.rstrip() + "\u2026"
 
 
 class PromptBar(QFrame):
@@ -34,9 +44,13 @@ class PromptBar(QFrame):
         self.edit = tool_button(icons, "edit", "Edit and send again", size=16, clicked=self.begin)
         self.trash = tool_button(icons, "trash", "Delete this prompt and its answers", size=16, clicked=self.delete_asked.emit)
         self._editor: QPlainTextEdit | None = None
+        self._whole = ""
+        self.all = button("", "ghost", dense=True, clicked=self._turn_long)
+        self.all.hide()
         self._later = 0
         self._blocked = ""
-        line = row(self._you, 4, self.text, self.trash, self.edit, gap=8, margins=(12, 6, 8, 6))
+        said = column(self.text, row(self.all, None), gap=2)
+        line = row(self._you, 4, said, self.trash, self.edit, gap=8, margins=(12, 6, 8, 6))
         line.setStretch(2, 1)
         line.setAlignment(self._you, Qt.AlignmentFlag.AlignVCenter)
         self._shown = QWidget()
@@ -50,9 +64,21 @@ class PromptBar(QFrame):
     def show_prompt(self, text: str, later: int) -> None:
         """Show a prompt; `later` turns come after it."""
         self._later = later
-        if self.text.text() != text:
-            self.text.setText(text)
+        if self._whole != text:
+            self._whole = text
+            self.text.setText(beginning(text))
             self.setAccessibleName(f"You: {text[:200]}")
+            self._name_all()
+
+    def _name_all(self) -> None:
+        short = beginning(self._whole)
+        self.all.setVisible(short != self._whole)
+        self.all.setText(f"Show all {len(self._whole):,} characters" if self.text.text() == short else "Show less")
+
+    def _turn_long(self) -> None:
+        short = beginning(self._whole)
+        self.text.setText(self._whole if self.text.text() == short else short)
+        self._name_all()
 
     def set_blocked(self, reason: str) -> None:
         """Whether something else keeps the model busy, and what."""
@@ -65,10 +91,10 @@ class PromptBar(QFrame):
         """Edit in place."""
         if self._editor is not None or self._blocked:
             return
-        editor = self._editor = QPlainTextEdit(self.text.text())
+        editor = self._editor = QPlainTextEdit(self._whole)
         editor.setAccessibleName("The prompt")
         editor.setTabChangesFocus(True)
-        lines = min(8, max(2, self.text.text().count("\n") + 1 + len(self.text.text()) // 90))
+        lines = min(8, max(2, self._whole.count("\n") + 1 + len(self._whole) // 90))
         editor.setFixedHeight(editor.fontMetrics().lineSpacing() * lines + self._icons.theme.px(20))
         editor.installEventFilter(self)
         said = "" if not self._later else "The turn after it is removed." if self._later == 1 else \

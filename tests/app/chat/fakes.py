@@ -82,6 +82,7 @@ class FakeEngine:
         self.seeds: list[int | None] = []
         self.fail_open: Exception | None = None
         self.fail_answer: Exception | None = None
+        self.forgotten: list[tuple[str, ...]] = []
         self.completing: set[str] = set()
         self.slow = threading.Event()
         self.slow.set()
@@ -107,6 +108,10 @@ class FakeEngine:
     def count(self, deck: Any, variant: str, messages: Messages) -> int:
         """Words."""
         return sum(len(text.split()) for _, text in messages)
+
+    def forget(self, deck: Any, columns: Sequence[str]) -> None:
+        """Of which columns it was told."""
+        self.forgotten.append(tuple(columns))
 
     def answer(self, deck: Any, asks: Sequence[Ask], sampling: Choice, seed: int | None, tell: Callable[[int, str], None],
                stopped: Callable[[], bool]) -> list[Spoken]:

@@ -140,7 +140,7 @@ def test_everything_else_waits_for_an_answer_with_a_reason(qtbot: QtBot, ready: 
     engine.gate.clear()
     ready.answer(ask("base"), Choice(), [1])
     assert ready.in_the_way == "An answer is being written."
-    assert not (ready.switch(("pirate",)) or ready.add(tmp_path) or ready.remove("pirate") or ready.unload()
+    assert not (ready.switch(("pirate",)) or ready.add((Source(tmp_path),)) or ready.remove("pirate") or ready.unload()
                 or ready.answer(ask("base"), Choice(), [1]) or ready.load("other"))
     ready.count("base", HI)
     engine.gate.set()
@@ -216,6 +216,25 @@ def test_no_character_is_lost_between_two_threads() -> None:
         found.append(piece.text)
         tokens += piece.tokens
     assert "".join(found) == text and tokens == len(text)
+
+
+def test_a_delta_and_its_fine_tune_stand_side_by_side(qtbot: QtBot, ready: ChatSession, tmp_path: Path) -> None:
+    whole, other = tmp_path / "whole" / "pirate", tmp_path / "more" / "pirate"
+    whole.mkdir(parents=True)
+    other.mkdir(parents=True)
+    (other / "delta_config.json").write_text("{}")
+    failures: list[Failure] = []
+    ready.failed.connect(failures.append)
+    assert ready.add((Source(whole, "pirate"), Source(other), Source(tmp_path / "pirate")))
+    qtbot.waitUntil(lambda: not ready.doing)
+    assert [v.name for v in ready.variants] == ["base", "pirate", "bard", "pirate-full", "pirate-2"]
+    assert [f.what for f in failures] == ["'pirate' is on the deck already."]
+
+
+def test_columns_tell_the_engine_what_need_not_be_kept(qtbot: QtBot, ready: ChatSession, engine: FakeEngine) -> None:
+    assert ready.switch(("base", "bard"))
+    qtbot.waitUntil(lambda: not ready.doing)
+    assert engine.forgotten[-1] == ("base", "bard")
 
 
 def test_signals_reach_only_the_living(qtbot: QtBot, engine: FakeEngine) -> None:

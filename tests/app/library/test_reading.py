@@ -88,7 +88,8 @@ def test_the_signature_follows_every_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recipe", "axis", "label"), [
     ("exact", "auto", "Per-axis"), ("exact", "row", "Row"), ("exact", "both", "Row x column"), ("exact", "scalar", "BitDelta"),
-    ("bitdelta", "", "BitDelta"), ("paper", "auto", "Paper"), ("", "", "Unknown"), ("new", "", "new")])
+    ("bitdelta", "", "BitDelta"), ("chosen", "auto", "Chosen signs"), ("chosen", "both", "Chosen, row x column"),
+    ("paper", "auto", "Paper"), ("", "", "Unknown"), ("new", "", "new")])
 def test_methods_have_names(recipe: str, axis: str, label: str) -> None:
     assert method_label(recipe, axis) == label
 

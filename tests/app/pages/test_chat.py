@@ -73,7 +73,7 @@ def load(qtbot: QtBot, page: ChatPage, tmp_path: Path) -> None:
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "delta_config.json").write_text("{}")
         sources.append(Source(tmp_path / name))
-    page.open_deck(str(tmp_path / "tiny"), sources)
+    page.loading.open_deck(str(tmp_path / "tiny"), sources)
     qtbot.waitUntil(lambda: page.session.state == "ready" and not page.session.doing)
 
 
@@ -119,7 +119,7 @@ def test_loading_and_a_failure_are_shown(qtbot: QtBot, make_page: Callable[..., 
     page = make_page()
     engine.slow.clear()
     engine.fail_open = DeltadeckError("It is no checkpoint.", "It has no config.json.", "Choose another folder.")
-    page.open_deck("models/tiny", ())
+    page.loading.open_deck("models/tiny", ())
     assert page.blank.currentWidget() is page.blank.loading and page.blank.loading.cancel.isEnabled()
     engine.slow.set()
     qtbot.waitUntil(lambda: page.session.state == "failed")
@@ -179,7 +179,7 @@ def test_keys_switch_the_selected_side(qtbot: QtBot, page: ChatPage, engine: Fak
 def test_quick_switches_end_with_the_last(qtbot: QtBot, page: ChatPage, engine: FakeEngine) -> None:
     for number in (0, 2, 1, 2):
         page._ctx.actions[SWITCHES[number]].trigger()
-    qtbot.waitUntil(lambda: not page.session.doing and not page._switch_again)
+    qtbot.waitUntil(lambda: not page.session.doing and not page.columns.is_behind)
     qtbot.waitUntil(lambda: engine.deck.on == ("bard",))
     assert page.talk.now.sides == ("bard",)
 
@@ -188,7 +188,7 @@ def test_while_it_answers_nothing_switches_and_says_why(qtbot: QtBot, page: Chat
     engine.gate.clear()
     page.composer.edit.setPlainText("Capital?")
     page.send()
-    page.pick("bard")
+    page.columns.pick("bard")
     assert page.talk.now.sides == ("pirate",)
     assert page.note.text() == "bard can't be switched on now. An answer is being written."
     page.composer.edit.setPlainText("More")
@@ -429,7 +429,7 @@ def test_a_base_without_a_template_says_that_it_completes(qtbot: QtBot, make_pag
                                                           tmp_path: Path) -> None:
     engine.completing = {"base"}
     page = make_page()
-    page.open_deck(str(tmp_path / "tiny"), ())
+    page.loading.open_deck(str(tmp_path / "tiny"), ())
     qtbot.waitUntil(lambda: page.session.state == "ready" and not page.session.doing)
     assert page.composer.edit.placeholderText().startswith("Begin a text that Base will go on with.")
     assert page.composer._hint.text() == "Base: no chat template, so texts are completed"
@@ -462,7 +462,7 @@ def test_markdown_has_no_html_loads_nothing_and_opens_no_link(qtbot: QtBot, page
     prose, code = view.findChild(Prose), view.findChild(Code)
     assert isinstance(prose, Prose) and isinstance(code, Code)
     assert "<b>tag</b>" in prose.toPlainText() and "**" not in prose.toPlainText()
-    assert prose.loadResource(2, QUrl("http://example.org/x.png")) is None
+    assert prose.loadResource(2, QUrl("http://example.org/x.png")).width() == 1
     assert not prose.openLinks() and not prose.openExternalLinks()
     code.copy.click()
     assert QGuiApplication.clipboard().text() == "x = 1"
@@ -519,6 +519,168 @@ def test_every_control_has_a_name(qtbot: QtBot, page: ChatPage) -> None:
     assert not nameless
 
 
+def test_the_conversation_is_no_higher_than_its_turns(qtbot: QtBot, page: ChatPage, engine: FakeEngine) -> None:
+    side_by_side(qtbot, page)
+    engine.texts["base"] = "A line that is long enough for several lines in a narrow column. " * 4
+    say(qtbot, page, "A prompt of many words, which would need several lines if it had to stand in a narrow column.")
+    inside, view = page.thread_view.widget(), page.thread_view.views()[0]
+    qtbot.waitUntil(lambda: view.geometry().height() > 100)
+    assert page.thread_view.verticalScrollBar().maximum() == 0
+    say(qtbot, page, "More?")
+    say(qtbot, page, "And more?")
+    qtbot.waitUntil(lambda: page.thread_view.verticalScrollBar().maximum() > 0)
+    last = page.thread_view.views()[-1]
+    assert inside is not None
+    qtbot.waitUntil(lambda: inside.height() - last.geometry().bottom() <= 2)
+
+
+def test_a_very_long_prompt_shows_its_beginning(qtbot: QtBot, page: ChatPage, engine: FakeEngine) -> None:
+    text = "word and word " * 5000
+    say(qtbot, page, text)
+    prompt = page.thread_view.views()[0].prompt
+    assert engine.asked[-1][0].messages == (("user", text.strip()),)
+    assert len(prompt.text.text()) < 1600 and prompt.all.isVisible() and prompt.all.text() == "Show all 69,999 characters"
+    prompt.begin()
+    editor = prompt.findChild(QPlainTextEdit)
+    assert isinstance(editor, QPlainTextEdit) and editor.toPlainText() == text.strip()
+    prompt.leave()
+    prompt.all.click()
+    assert prompt.text.text() == text.strip() and prompt.all.text() == "Show less"
+    prompt.all.click()
+    assert len(prompt.text.text()) < 1600
+    say(qtbot, page, "Short\n" * 5)
+    assert not page.thread_view.views()[1].prompt.all.isVisible()
+
+
+def test_the_heads_stand_over_their_columns(qtbot: QtBot, page: ChatPage, engine: FakeEngine) -> None:
+    side_by_side(qtbot, page)
+    for text in (LONG, "Short."):                      # with and without a bar beside them
+        engine.texts = dict.fromkeys(("base", "pirate"), text)
+        page.talk.start()
+        say(qtbot, page, "Capital?")
+        answers = page.thread_view.views()[0].answers
+        for header, letter in zip(page.sides.headers(), "AB", strict=True):
+            there, here = (w.mapTo(page, QPoint(0, 0)).x() for w in (header, answers[letter]))
+            assert abs(there - here) <= 2
+
+
+def test_a_short_note_says_the_time_and_a_refusal_is_said_whole(qtbot: QtBot, page: ChatPage, engine: FakeEngine,
+                                                                said: Any) -> None:
+    assert page.note._title.text() == "pirate switched in 41 ms"
+    page.resize(760, 656)
+    page.show_drawer(True)
+    page.columns.pick("bard")
+    qtbot.waitUntil(lambda: not page.session.doing)
+    assert page.note._title.text() == "41 ms" and page.note.text().startswith("bard switched in 41 ms. 211 tensors")
+    engine.gate.clear()
+    page.composer.edit.setPlainText("Capital?")
+    page.send()
+    page.columns.pick("pirate")
+    assert said.notes[-1] == ("pirate can't be switched on now: an answer is being written.", "warning")
+
+
+def test_the_focus_goes_to_the_prompt_where_a_button_goes_away(qtbot: QtBot, page: ChatPage) -> None:
+    page.activateWindow()
+    say(qtbot, page, "Capital?")
+    view = page.thread_view.views()[0].answers["A"]
+    view.again.setFocus()
+    view.again.click()
+    assert page.focusWidget() is page.composer.edit
+    qtbot.waitUntil(lambda: not page.session.is_answering)
+
+
+def test_typing_while_it_loads_cancels_nothing(qtbot: QtBot, make_page: Callable[..., ChatPage], engine: FakeEngine) -> None:
+    page = make_page()
+    page.activateWindow()
+    engine.slow.clear()
+    page.blank.bases.setFocus()
+    page.loading.open_deck("models/tiny", ())
+    QTest.keyClicks(page.focusWidget() or page, "What is this")
+    assert not page.session.is_cancelling and page.focusWidget() is not page.blank.loading.cancel
+    engine.slow.set()
+    qtbot.waitUntil(lambda: page.session.state == "ready")
+
+
+def test_an_undo_is_gone_once_something_else_was_said(qtbot: QtBot, page: ChatPage) -> None:
+    say(qtbot, page, "One")
+    page._delete_turn(0)
+    assert page.undo.isVisible()
+    say(qtbot, page, "Two")
+    assert not page.undo.isVisible() and [t.prompt for t in page.talk.now.turns] == ["Two"]
+
+
+def test_several_deltas_come_onto_a_loaded_deck_at_once(qtbot: QtBot, page: ChatPage, tmp_path: Path) -> None:
+    new = []
+    for name in ("poet", "clerk"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "delta_config.json").write_text("{}")
+        new.append(Source(tmp_path / name))
+    page.loading.open_deck(page.session.base, new)
+    qtbot.waitUntil(lambda: not page.session.doing and page.talk.now.sides == ("poet",))
+    assert [v.name for v in page.session.variants] == ["base", "pirate", "bard", "poet", "clerk"]
+
+
+def test_reading_an_old_conversation_leaves_it_as_it_was(qtbot: QtBot, page: ChatPage, said: Any) -> None:
+    from app.chat.conversations import Answers, Turn, Version, new_conversation, touched
+
+    old = touched(new_conversation(), base="models/other", base_name="other", sides=("poet",),
+                  turns=(Turn(prompt="Hi", answers={"A": Answers((Version(text="Yes.", variant="poet"),))}),))
+    page.store.keep(old)
+    page.desk.open(old.id)
+    qtbot.waitUntil(lambda: not page.session.doing)
+    assert page.store.get(old.id) == old and page.talk.now.sides == ("base",)
+    assert said.notes[-1][0] == "This was held on other. tiny is loaded and answers from here on."
+    say(qtbot, page, "Again?")
+    kept = page.store.get(old.id)
+    assert kept is not None and kept.base == page.session.base and len(kept.turns) == 2
+
+
+def test_the_wheel_scrolls_the_drawer_and_turns_no_dial(qtbot: QtBot, page: ChatPage) -> None:
+    from PySide6.QtCore import QPointF
+    from PySide6.QtGui import QWheelEvent
+
+    slider = page.drawer.dials["temperature"].slider
+    before = slider.value()
+    turn = QWheelEvent(QPointF(5, 5), QPointF(slider.mapToGlobal(QPoint(5, 5))), QPoint(), QPoint(0, 120),
+                       Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False)
+    QGuiApplication.sendEvent(slider, turn)
+    assert slider.value() == before and not turn.isAccepted()
+    assert all(d.slider.height() >= 18 for d in page.drawer.dials.values())      # the handle is whole
+
+
+def test_a_preset_of_any_name_is_kept_and_deleted(page: ChatPage) -> None:
+    drawer = page.drawer
+    for name in ("Balanced", "-odd", "+"):
+        drawer.dials["top_k"].field.set_value(9)
+        drawer.save_preset(name)
+        drawer.reset.click()
+        drawer._fill_presets()
+        found = [a for a in drawer._menu.actions() if a.data() == ("use", name)]
+        assert len(found) == 1
+        drawer._preset_chosen(found[0])
+        assert drawer.choice().top_k == 9
+        gone = next(a for m in drawer._menu.findChildren(QMenu) for a in m.actions() if a.data() == ("delete", name))
+        drawer._preset_chosen(gone)
+        assert name not in page._ctx.settings.options.chat_presets
+    drawer.use_preset("Balanced")
+    assert drawer.choice().top_k == 40
+
+
+def test_a_second_click_on_add_closes_nothing(qtbot: QtBot, page: ChatPage) -> None:
+    side_by_side(qtbot, page)
+    qtbot.waitUntil(lambda: page.sides.headers()[-1].add_button.isVisible())
+    place = page.sides.headers()[-1].add_button.mapTo(page, QPoint(8, 8))
+    for wanted in (3, 4, 4):
+        hit = page.childAt(place)
+        assert hit is not None
+        QTest.mouseClick(hit, Qt.MouseButton.LeftButton, pos=hit.mapFrom(page, place))
+        qtbot.waitUntil(lambda: not page.session.doing)
+        page.sides.layout().activate()  # type: ignore[union-attr]
+        for header in page.sides.headers():
+            header.layout().activate()  # type: ignore[union-attr]
+        assert len(page.talk.now.sides) == wanted
+
+
 @pytest.mark.parametrize(("width", "height", "zoom"), [(1112, 628, 1.0), (856, 548, 1.0), (1028, 600, 1.5)])
 def test_nothing_overlaps_or_is_cut(qtbot: QtBot, make_page: Callable[..., ChatPage], tmp_path: Path, width: int, height: int,
                                     zoom: float) -> None:
@@ -552,7 +714,7 @@ def test_the_tiny_trio_on_a_real_deck(qtbot: QtBot, real_page: ChatPage) -> None
     from core.demo import tiny_trio
 
     page, trio = real_page, tiny_trio()
-    page.open_deck(str(trio.base), (Source(trio.pirate), Source(trio.json)))
+    page.loading.open_deck(str(trio.base), (Source(trio.pirate), Source(trio.json)))
     qtbot.waitUntil(lambda: page.session.state in ("ready", "failed") and not page.session.doing, timeout=60_000)
     assert [v.name for v in page.session.variants] == ["base", "tiny-pirate", "tiny-json"], page.session.failure
     side_by_side(qtbot, page)

@@ -120,7 +120,7 @@ def test_facts_of_one_layer() -> None:
     assert (facts.title, facts.verdict, facts.letter) == ("Block 2, down", "column by 19 %", "C")
     assert dict(facts.rows) == {"Held-out loss, row": "0.185", "Held-out loss, column": "0.150",
                                 "Held-out loss, scalar": "0.300",
-                                "Recovery": "0.850", "Change": "0.60 %", "Scales": "32", "Stored": "384 bytes",
+                                "Recovery": "0.850", "Change": "0.60 %", "Scales": "32", "Stored": "384 bytes", "Bits per weight": "1.50",
                                 "Fitted in": "2.5 s"}
     assert hover_facts(Cell(2, "q", (layer(2, "q", state="todo"),)), None).verdict == "to do"
 
@@ -202,7 +202,7 @@ def test_it_paints_in_every_size_theme_and_mode(qtbot: QtBot, choice: Choice, si
     assert all(not image.isNull() for image in seen)
     if size == (1150, 420):
         # Without a colour bar, values that are all alike look alike.
-        assert len({bytes(image.constBits()) for image in seen[5:10]}) == (2 if compact else 5)
+        assert len({bytes(image.constBits()) for image in seen[6:12]}) == (3 if compact else 6)
 
 
 def test_a_changed_layer_is_painted_without_painting_all(axis_map: AxisMap) -> None:
@@ -323,7 +323,7 @@ def test_the_legend_counts(qtbot: QtBot, theme: Theme) -> None:
     qtbot.addWidget(legend)
     narrow = legend.sizeHint().width()
     legend.set_counts({"row": 1200, "both": 2, "todo": 3, "same": 61})
-    assert [text for _, text in legend._items] == ["Row 1,200", "Column 0", "Both 2", "To do 3"]
+    assert [text for _, text in legend._items] == ["Row 1,200", "Column 0", "Both 2", "Other 61", "To do 3"]
     assert "Same 61" in legend.toolTip() and "To do 3" in legend.accessibleName()
     assert legend.sizeHint().width() > narrow
     legend.resize(legend.sizeHint())
@@ -339,7 +339,7 @@ def test_selection_is_shared_with_the_table(qtbot: QtBot, card: AxisMapCard) -> 
     selected = card.table.selected()
     assert selected is not None and selected.tensor == "2.down" and told == ["2.down"]
     card.show_view("table")
-    card.table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    card.table.sortByColumn([c.name for c in COLUMNS].index("Won by"), Qt.SortOrder.DescendingOrder)
     card.table.selectRow(1)
     row, on_map = card.table.selected(), card.map.selected()
     assert row is not None and row == on_map and row.margin == 0.1
@@ -454,3 +454,63 @@ def test_ten_thousand_layers_are_held(qtbot: QtBot, theme: Theme) -> None:
     rows[77] = replace(rows[77], recovery=0.5)
     made.update_rows(rows)
     assert sum(made.map.counts().values()) == 24 * 3 * 139
+
+
+# ------------------------------------------------------------------------------------------------------ codecs
+def mixed_layers() -> list[LayerRow]:
+    """One of each way to store, and one that nobody knows."""
+    ways = [("sign", "", 1, 8192), ("sign", "planes", 3, 24576), ("svdmix", "deltamix", 1, 4096), ("coded", "coded", 1, 2048),
+            ("lowrank", "lowrank-h", 1, 9000), ("rows", "", 1, 300), ("sparse", "", 1, 90), ("full", "", 1, 131072),
+            ("same", "", 1, 0), ("wavelet", "haar", 1, 5000)]
+    rows = [LayerRow(f"{b}.{k}", b, k, (256, 256), codec, ("row",) if codec == "sign" else (), (), 0.9, 0.1, 0.1, 0.01, size, 1.0,
+                     None, "row" if codec == "sign" else codec, method=method, planes=planes)
+            for b in range(3) for k, (codec, method, planes, size) in zip("abcdefghij", ways, strict=True)]
+    return [*rows, replace(rows[8], tensor="3.i", block=3, note="Left out: not worth its bytes", winner="left-out")]
+
+
+def test_every_codec_and_an_unknown_one_have_a_letter_a_word_and_bits() -> None:
+    from core.codecs import CODECS
+
+    rows = {row.tensor: row for row in mixed_layers()}
+    assert set(CODECS) <= {row.codec for row in rows.values()}
+    grid = Grid(rows.values())
+    letters = {cell.coding: cell.coding_letter for cell in grid.cells.values()}
+    assert letters == {"sign": "S", "planes": "P3", "svdmix": "M", "coded": "E", "lowrank": "L", "rows": "r", "sparse": "s",
+                       "full": "F", "same": "=", "left-out": "–", "wavelet": "W"}
+    assert rows["0.b"].bits == 3.0 and rows["0.h"].bits == 16.0 and rows["0.i"].bits == 0.0
+    assert replace(rows["0.a"], state="todo").bits is None
+    facts = hover_facts(grid.cells[0, "c"], None, "codec")
+    assert facts.verdict == "DeltaMix" and facts.letter == "M"
+    assert dict(facts.rows)["Method"] == "DeltaMix" and dict(facts.rows)["Bits per weight"] == "0.50"
+    assert hover_facts(grid.cells[0, "j"], None, "codec").verdict == "wavelet"
+    shown = {column.name: column.shown(rows["0.c"]) for column in COLUMNS}
+    assert (shown["Codec"], shown["Method"], shown["Bits"]) == ("DeltaMix", "DeltaMix", "0.50")
+
+
+@pytest.mark.parametrize("choice", ["light", "dark"])
+def test_the_codec_map_has_colours_and_a_legend_of_its_own(qtbot: QtBot, choice: Choice, tmp_path: Path) -> None:
+    host = QWidget()
+    qtbot.addWidget(host)
+    made = AxisMapCard(Icons(Theme(choice)), parent=host)
+    made.resize(1060, 420)
+    host.resize(1080, 440)
+    made.set_rows(mixed_layers())
+    host.show()
+    axes = made.grab().toImage()
+    assert "Other 25" in [text for _, text in made.legend._items]
+    made.set_mode("codec")
+    assert made.grab().toImage() != axes
+    assert made.legend.accessibleName().startswith("Layers by codec: Signs 3, Sign planes 3, DeltaMix 3")
+    assert made.legend._items[-1] == ("other", "Others 16") and len(made.legend._items) == 6
+    inks = Inks(Theme(choice))
+    assert len({inks.coding(key, 70)[0].name() for key in ("sign", "planes", "svdmix", "coded", "lowrank", "full")}) == 6
+    assert all(contrast(ink, ground) >= 4.5 for key in ("sign", "planes", "svdmix", "full", "odd") for n in (0, 40, 100)
+               for ground, ink in [inks.coding(key, n)])
+    made.show_view("table")
+    assert not made.grab().toImage().isNull()
+    made.save_to(tmp_path / "codecs.csv")
+    with (tmp_path / "codecs.csv").open(encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["codec"]: line["bits per weight"] for line in lines}["svdmix"] == "0.5" and lines[1]["method"] == "planes"
+    made.save_to(tmp_path / "codecs.png")
+    assert not QImage(str(tmp_path / "codecs.png")).isNull()

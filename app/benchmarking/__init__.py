@@ -1,0 +1,1 @@
+"""`deltadeck benchmark`: methods beside each other on one pair, at equal sizes."""

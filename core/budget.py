@@ -1,0 +1,135 @@
+"""A size or a fidelity that is asked for, and the best use of it over all matrices of a model."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from core.artifact import weights_bytes
+from core.codecs import CODECS
+from core.errors import BadOption
+from core.knapsack import Option, choose, frontier
+from core.methods import METHODS
+from core.probe import SIGNS, Candidate, Probe, nbytes_for, share_at
+from core.record import TensorRecord
+
+CANDIDATES = (Candidate(SIGNS, 1), Candidate("planes", 2), Candidate("planes", 3), Candidate("planes", 4),
+              Candidate("deltamix", 0.25), Candidate("deltamix", 0.5), Candidate("deltamix", 1), Candidate("deltamix", 2))
+"""What a budget chooses from, besides leaving a change out and storing the tensor whole."""
+
+LEFT_OUT = "Left out: its change costs less than its bytes are worth elsewhere."
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_budget(text: str, full_bytes: int) -> int:
+    """Bytes of `12x` (so many times smaller than the full checkpoint), `900MB`, `1.5 GB` or `800MiB`.
+
+    Raises `BadOption` for anything else, and for what is not above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(x|[kmg]?i?b)?\s*", text, re.IGNORECASE)
+    unit = (found[2] or "").lower() if found else "?"
+    number = float(found[1]) if found else 0.0
+    if not math.isfinite(number) or number <= 0 or (unit != "x" and unit not in _UNITS):
+        raise BadOption(f"'{text}' is no size.", "", "Write it like 12x (so many times smaller), 900MB or 1.5GB.")
+    return int(full_bytes / number) if unit == "x" else int(number * _UNITS[unit])
+
+
+def is_item(record: TensorRecord) -> bool:
+    """Whether a budget decides how a planned record is stored: what would be coded by signs inside a block."""
+    return record.codec == "sign" and record.block is not None
+
+
+def options_for(record: TensorRecord, found: Probe) -> list[tuple[TensorRecord, float]]:
+    """Ways to store one matrix with what each is expected to cost (nats of KL per token), by the probe."""
+    own, bare = found.own.get(record.name, 0.0), _bare(record)
+    ways = [(msgspec.structs.replace(bare, codec="same", note=LEFT_OUT), own), (msgspec.structs.replace(bare, codec="full"), 0.0)]
+    for way in CANDIDATES:
+        share = share_at(found, record.kind, way.key, record.block or 0)
+        planned = record if way.method == SIGNS else METHODS[way.method].plan(record, nbytes_for(record, way))
+        if planned is not None and (share is not None or way.method == SIGNS):
+            ways.append((planned, own * (0.2 if share is None else share)))
+    return ways
+
+
+def _bare(record: TensorRecord) -> TensorRecord:
+    """The record without what belongs to the sign codec."""
+    return msgspec.structs.replace(record, slices=(), planes=1, exponents=())
+
+
+def allocate(records: Sequence[TensorRecord], found: Probe, budget: int) -> tuple[TensorRecord, ...]:
+    """Planned records of at most `budget` bytes of weight files that are expected to lose least.
+
+    Raises `BadOption`, naming the smallest possible size, where the budget is below it.
+    """
+    items = [r for r in records if is_item(r)]
+    ways = {r.name: options_for(r, found) for r in items}
+    priced = [[Option(_data_bytes(w), loss) for w, loss in ways[r.name]] for r in items]
+
+    def made(limit: int) -> tuple[TensorRecord, ...] | None:
+        chosen = choose(priced, limit)
+        if chosen is None:
+            return None
+        picked = {r.name: ways[r.name][i][0] for r, i in zip(items, chosen, strict=True)}
+        return tuple(picked.get(r.name, r) for r in records)
+    return _fitting(made, records, budget)
+
+
+def _fitting(made: Callable[[int], tuple[TensorRecord, ...] | None], records: Sequence[TensorRecord],
+             budget: int) -> tuple[TensorRecord, ...]:
+    """What `made` gives for the largest limit whose weight files, headers included, take no more than the budget."""
+    fixed = sum(_data_bytes(r) for r in records if not is_item(r))
+    limit = budget - fixed
+    for attempt in range(24):
+        result = made(limit) if limit >= 0 else None
+        if result is None:
+            break
+        over = weights_bytes(result) - budget
+        if over <= 0:
+            return result
+        limit -= over << min(attempt, 12)              # what fits then may need other entries in the files' headers
+    least = made(0)
+    smallest = weights_bytes(least) if least is not None else fixed
+    raise BadOption(f"{budget / 1e6:,.2f} MB are too little for this pair.", f"What is not up to the budget alone (embeddings, "
+                    f"norms, exact changes) takes {smallest / 1e6:,.2f} MB.", "Ask for a larger size.")
+
+
+def uniform(records: Sequence[TensorRecord], method: str, budget: int) -> tuple[TensorRecord, ...]:
+    """Planned records that give every matrix the same share of its bytes by one method, `budget` bytes in all at most."""
+    items = [r for r in records if is_item(r)]
+    whole = sum(2 * r.inputs * r.outputs for r in items)
+
+    def made(limit: int) -> tuple[TensorRecord, ...] | None:
+        share = limit / whole if whole else 0.0
+        picked = {r.name: METHODS[method].plan(_bare(r), int(2 * r.inputs * r.outputs * share)) for r in items}
+        if any(p is None for p in picked.values()):
+            return None
+        return tuple(picked.get(r.name) or r for r in records)
+    return _fitting(made, records, budget)
+
+
+def curve(records: Sequence[TensorRecord], found: Probe) -> list[tuple[int, float]]:
+    """(bytes of weight files, share of the whole change's cost that remains) for every best use of a budget, ascending."""
+    items = [r for r in records if is_item(r)]
+    priced = [[Option(_data_bytes(w), loss) for w, loss in options_for(r, found)] for r in items]
+    fixed = weights_bytes([r for r in records if not is_item(r)])   # with what its header takes without the items
+    whole = sum(found.own.get(r.name, 0.0) for r in items) or 1.0
+    return [(fixed + nbytes, loss / whole) for nbytes, loss in frontier(priced)]
+
+
+def remaining(records: Sequence[TensorRecord], chosen: Sequence[TensorRecord], found: Probe) -> float:
+    """Share of the whole change's cost that chosen records are expected to leave."""
+    whole = left = 0.0
+    for before, after in zip(records, chosen, strict=True):
+        if is_item(before):
+            whole += found.own.get(before.name, 0.0)
+            left += next(loss for w, loss in options_for(before, found) if w == after)
+    return left / whole if whole else 0.0
+
+
+def _data_bytes(record: TensorRecord) -> int:
+    """With what its stored tensors take in a file's header, roughly."""
+    return sum(t.nbytes + len(t.name) + 70 for t in CODECS[record.codec].layout(record).values())

@@ -1,0 +1,98 @@
+"""The job's stage that turns a size or a fidelity that was asked for into a plan for every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from core import __version__
+from core.budget import allocate, is_item, parse_budget, uniform
+from core.checkpoint import Checkpoint
+from core.devices import exact_arithmetic
+from core.forecast import Forecast, forecast_key, keep_forecast, load_forecast, make_forecast, parse_quality
+from core.journal import Journal
+from core.plan import Plan
+from core.request import Request, draw_samples, identity, parts_sha256, sequence_length
+from core.weights import StagedModel
+
+KEY = "forecast"
+
+
+def forecast_depends(request: Request, base: Checkpoint, tuned: Checkpoint, length: int, tokens_sha256: str,
+                     device: torch.device) -> list[Any]:
+    """All that a forecast depends on, as plain data."""
+    return [__version__, request.seed, length, tokens_sha256, str(device), torch.get_num_threads(), identity(base),
+            identity(tuned)]
+
+
+def forecast_pair(request: Request, plan: Plan, base: Checkpoint, tuned: Checkpoint, device: torch.device,
+                  folder: Path | None, tick: Callable[[float], None] = lambda _: None) -> Forecast:
+    """The forecast of a planned pair without a job, from the very text that a job would take; kept in `folder`.
+
+    Raises `Refused` errors for unusable calibration text.
+    """
+    model = StagedModel.of(tuned)
+    length = sequence_length(request, tuned.config)
+    parts = draw_samples(request, base, tuned, length, model.skeleton.vocabulary).parts
+    key = forecast_key(*forecast_depends(request, base, tuned, length, parts_sha256(parts), device))
+    known = load_forecast(folder, key)
+    if known is not None:
+        return known
+    wanted = {k: parts[k].long() for k in ("fit", "fit_held_out", "tune_held_out")}
+    with exact_arithmetic():
+        found = make_forecast(model, base, tuned, plan.records, wanted, device, seed=request.seed, tick=tick)
+    keep_forecast(folder, key, found)
+    return found
+
+
+def shaped(plan: Plan, request: Request) -> Plan:
+    """The plan of a method that gives every matrix the same share: nothing has to be measured for it.
+
+    Without a budget it takes the bytes that signs would. Other recipes' plans come back as they are. Raises
+    `BadOption` where the budget is no size or too small.
+    """
+    if not request.is_uniform:
+        return plan
+    budget = parse_budget(request.budget, plan.full_bytes) if request.budget else plan.weights_bytes
+    return replace(plan, records=uniform(plan.records, request.recipe, budget))
+
+
+def allocated(plan: Plan, request: Request, model: StagedModel, pair: tuple[Checkpoint, Checkpoint], parts: dict[str, Tensor],
+              device: torch.device, journal: Journal, cache: tuple[Path | None, list[Any]],
+              tick: Callable[[float], None]) -> tuple[Plan, dict[str, Any]]:
+    """(the plan that makes the best of what was asked for, what is expected of it as plain data).
+
+    The forecast is read from the job's journal or the folder of `cache` (folder, what it depends on) where it is known.
+    """
+    entry = journal.read(KEY)
+    key = forecast_key(*cache[1])
+    if entry is not None:
+        found = msgspec.json.decode(entry.extra["forecast"], type=Forecast)
+    else:
+        known = load_forecast(cache[0], key)
+        found = known or make_forecast(model, *pair, plan.records, parts, device, seed=request.seed, tick=tick)
+        journal.write(KEY, [], {}, {"forecast": msgspec.json.encode(found).decode()})
+        keep_forecast(cache[0], key, found)
+    if request.quality:
+        budget = found.budget_for(plan.records, parse_quality(request.quality))
+    else:
+        budget = parse_budget(request.budget, plan.full_bytes)
+    records = allocate(plan.records, found.probe, budget)
+    expected = {"budget": budget, "expected_kl": found.expected(plan.records, records), "base_kl": found.zero,
+                "methods": _counts(plan, records)}
+    return replace(plan, records=records), expected
+
+
+def _counts(plan: Plan, records: tuple[Any, ...]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for before, after in zip(plan.records, records, strict=True):
+        if is_item(before):
+            name = after.method or ("left out" if after.codec == "same" else after.codec)
+            counts[name] = counts.get(name, 0) + 1
+    return counts

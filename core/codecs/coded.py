@@ -1,0 +1,121 @@
+"""Whole-numbered levels times a step per column, entropy-coded, beside a few components of low rank.
+
+The levels' stream fills the bytes that the plan gave it, whatever the rate: 0.5 bits per weight or 4. Low rank takes what few
+directions hold, at 8 bits per entry. For a matrix whose entries hardly move most levels are 0 and cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.codecs import rans
+from core.codecs.contract import Stored, layout_of, logical
+from core.codecs.scales import from_half
+from core.record import StoredTensor, TensorRecord
+
+LARGEST = 63
+"""Largest magnitude of a level."""
+CHUNK = 1024
+"""Outputs that `multiply` widens at a time."""
+ZERO = 128
+"""The byte that stands for 0 in a factor."""
+
+
+def steps(record: TensorRecord, stored: Stored) -> Tensor:
+    """FP32 step per column (in,): scale * {2, 3} * 2**k by the upper half of its byte. Exact, as are its multiples by levels."""
+    code = (stored["columns"] >> 4).long()
+    return from_half(stored["scale"][:1], record.exponents[0]) * (2 + code % 2) * torch.exp2((code // 2).float())
+
+
+def tables(stored: Stored) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Frequencies of the magnitudes, (classes, levels + 1)."""
+    pairs = stored["tables"].cpu().numpy().astype(np.int64)
+    return pairs[..., 0] + 256 * pairs[..., 1]
+
+
+def decoded(record: TensorRecord, stored: Stored) -> Tensor:
+    """int8 levels (out, in)."""
+    classes = (stored["columns"].cpu() & 15).numpy()
+    levels = rans.decode(stored["stream"].cpu().numpy(), (record.outputs, record.inputs), classes, tables(stored))
+    return torch.from_numpy(levels).to(stored["columns"].device)
+
+
+def factors(record: TensorRecord, stored: Stored) -> tuple[Tensor, Tensor]:
+    """FP64 left (out, rank), its scales in it, and right (rank, in). Exact."""
+    wide = torch.float32 if stored["left"].device.type == "mps" else torch.float64
+    scales = from_half(stored["scale"][1:], record.exponents[1]).to(wide)
+    return (stored["left"].to(wide) - ZERO) * scales, stored["right"].to(wide) - ZERO
+
+
+def dense(record: TensorRecord, stored: Stored) -> Tensor:
+    """The change (out, in) FP32 on the CPU: exact but for one rounding of the whole sum."""
+    stored = {k: v.cpu() for k, v in stored.items()}
+    change = decoded(record, stored).float().mul_(steps(record, stored))
+    if not record.rank:
+        return change
+    left, right = factors(record, stored)
+    return torch.addmm(change.double(), left, right).float()
+
+
+class Coded:
+    """See the module's text."""
+
+    name = "coded"
+
+    def problem(self, record: TensorRecord) -> str:
+        if len(record.shape) != 2 or record.tail:
+            return "is no matrix of its base's rows"
+        if not 1 <= record.levels <= LARGEST or record.count < rans.HEADER:
+            return "has impossible levels"
+        if not 0 <= record.rank <= min(record.shape) or len(record.exponents) != 1 + (record.rank > 0):
+            return "has an impossible rank"
+        return ""
+
+    def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        if not bool(stored["scale"].isfinite().all()):
+            return "has scales that are not finite"
+        if not math.isfinite(float(steps(record, stored).abs().max()) * record.levels):
+            return "has steps beyond FP32"
+        found = tables(stored)
+        sums = found[:, 0] + 2 * found[:, 1:].sum(1)
+        if not bool(np.isin(sums, (0, rans.TOTAL)).all()):
+            return "has frequencies that do not add up"
+        if not bool(sums[(stored["columns"].cpu() & 15).numpy()].all()):
+            return "has columns of an unknown class"
+        if bool((stored["stream"][:rans.HEADER].view(4, 4)[:, 2:] == 0).all(1).any()):
+            return "has a stream that cannot start"
+        return ""
+
+    def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
+        out, n = record.outputs, record.inputs
+        stored: dict[str, tuple[str, tuple[int, ...]]] = {
+            "columns": ("U8", (n,)), "tables": ("U8", (rans.CLASSES, record.levels + 1, 2)), "scale": ("F16", (1 + record.rank,))}
+        if record.rank:
+            stored |= {"left": ("U8", (out, record.rank)), "right": ("U8", (record.rank, n))}
+        return layout_of(record, **stored, stream=("U8", (record.count,)))
+
+    def encode(self, record: TensorRecord, base: Tensor | None, tuned: Tensor,
+               fitted: Stored | None = None) -> dict[str, Tensor]:
+        assert fitted is not None                      # there is no content without a fit
+        return {suffix: fitted[suffix] for suffix in self.layout(record)}
+
+    def add(self, record: TensorRecord, stored: Stored, base: Tensor | None) -> Tensor:
+        assert base is not None
+        change = logical(record, dense(record, stored)).to(base.device)
+        return (base[:record.shape[0]].float() + change).to(record.torch_dtype)
+
+    def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
+        flat = x.float().reshape(-1, x.shape[-1])
+        levels, scaled = decoded(record, stored), flat * steps(record, stored)
+        result = torch.cat([scaled @ levels[i:i + CHUNK].float().T for i in range(0, record.outputs, CHUNK)], 1)
+        if record.rank:
+            left, right = (f.float() for f in factors(record, stored))
+            result += (flat @ right.T) @ left.T
+        return result.reshape(*x.shape[:-1], -1)
+
+
+CODED = Coded()

@@ -1,0 +1,156 @@
+"""The size-against-fidelity curve of a pair before anything is fitted: probes, weighed, turned into expected KL.
+
+The probe's second-order costs add up as if errors of different matrices knew nothing of each other; a fine-tune's changes
+work together, so the true KL grows with a power of the share that remains. Two measured points fix it: the base itself
+(share 1), and data-free signs everywhere, which cost next to nothing to make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from core.budget import CANDIDATES, curve, is_item, remaining
+from core.checkpoint import Checkpoint
+from core.errors import BadOption
+from core.fit import keep_guess
+from core.probe import GUESS, Candidate, Probe, probe, share_at
+from core.record import TensorRecord
+from core.tune import Tuner
+from core.variant import Variant
+from core.weights import StagedModel, TensorWeights
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """A probe and the law that turns remaining shares into KL. Plain data."""
+
+    probe: Probe
+    zero: float
+    """KL(fine-tune || base) on held-out text, nats per token."""
+    layers: float
+    """The same with the fine-tune's own tensors wherever no budget decides (embeddings, norms)."""
+    guess: float
+    """The same as `layers` with data-free signs by row instead of nothing."""
+    guess_share: float
+    """The share that data-free signs leave, by the probe."""
+
+    @property
+    def power(self) -> float:
+        """KL = layers * share**power, through both measured points; 1 where they say nothing."""
+        if not (0 < self.guess < self.layers and 0 < self.guess_share < 1):
+            return 1.0
+        return min(3.0, max(0.5, math.log(self.guess / self.layers) / math.log(self.guess_share)))
+
+    def kl(self, share: float) -> float:
+        """Expected KL in nats per token for a remaining share; before end-to-end tuning, which lowers it."""
+        return self.layers * math.pow(min(1.0, max(0.0, share)), self.power)
+
+    def points(self, records: Sequence[TensorRecord]) -> list[tuple[int, float]]:
+        """(bytes of weight files, expected KL), ascending in bytes."""
+        return [(nbytes, self.kl(share)) for nbytes, share in curve(records, self.probe)]
+
+    def budget_for(self, records: Sequence[TensorRecord], quality: float) -> int:
+        """The smallest size whose expected recovery, 1 - KL / KL of the base, is at least `quality`."""
+        points = self.points(records)
+        return next((nbytes for nbytes, kl in points if kl <= (1 - quality) * self.zero), points[-1][0])
+
+    def expected(self, records: Sequence[TensorRecord], chosen: Sequence[TensorRecord]) -> float:
+        """Expected KL of an allocation."""
+        return self.kl(remaining(records, chosen, self.probe))
+
+
+def parse_quality(text: str) -> float:
+    """The recovery that is asked for; raises `BadOption` where it is no number above 0 and below 1."""
+    try:
+        quality = float(text)
+    except ValueError:
+        quality = math.nan
+    if not 0 < quality < 1:
+        raise BadOption(f"'{text}' is no recovery.", "It counts from 0, the base, to 1, the fine-tune.", "Write it like 0.98.")
+    return quality
+
+
+def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, records: Sequence[TensorRecord],
+                  parts: dict[str, Tensor], device: torch.device, *, seed: int = 0,
+                  tick: Callable[[float], None] = lambda _: None) -> Forecast:
+    """Probe a planned pair on its calibration tokens. `tick` is called with the share that is done."""
+    variant = Variant(base, tuned, tuple(records))
+    names = [r.name for r in records if is_item(r)]
+    ids = torch.cat([parts["fit"], parts["fit_held_out"]])
+    weights = TensorWeights(model, tuned.view, device)
+    found = probe(model, variant, weights, ids, device, names, [*CANDIDATES, Candidate(GUESS, 1)], seed=seed,
+                  tick=lambda done: tick(0.8 * done))
+    tuner = Tuner(model, variant_of_guesses(variant, names, device), weights, ids[:0], device)
+    tuner.prepare(parts["tune_held_out"], lambda: tick(0.85))
+    chosen = set(names)
+
+    def loss(read: Callable[[str], Tensor], done: float) -> float:
+        return tuner.base_loss(TensorWeights(model, read, device), lambda: tick(done))
+    zero = loss(lambda n: _base_like(variant, n), 0.88)
+    others = any(r.codec != "same" and r.name not in chosen for r in records)
+    layers = loss(lambda n: _base_like(variant, n) if n in chosen else tuned.view(n), 0.92) if others else zero
+    guess = loss(lambda n: variant.read(n) if n in chosen else tuned.view(n), 0.96)
+    return Forecast(found, zero, layers, guess, _guess_share(records, found))
+
+
+def variant_of_guesses(variant: Variant, names: Sequence[str], device: torch.device) -> Variant:
+    """The variant with data-free signs by row for the tensors `names`."""
+    for name in names:
+        record = variant.records[name]
+        pieces = tuple(msgspec.structs.replace(p, axis="row", slots=max(p.slots, p.stop - p.start)) for p in record.slices)
+        variant.records[name] = msgspec.structs.replace(record, slices=pieces)
+        keep_guess(variant, name, device)
+    return variant
+
+
+def _base_like(variant: Variant, name: str) -> Tensor:
+    """A base tensor in the fine-tune's shape: rows it lacks are the fine-tune's."""
+    record = variant.records[name]
+    base, tuned = variant.base_view(record), variant.tuned.view(name)
+    assert base is not None
+    if not record.tail:
+        return base[:record.shape[0]] if record.shape else base
+    return torch.cat([base.to(tuned.dtype), tuned[base.shape[0]:]])
+
+
+def _guess_share(records: Sequence[TensorRecord], found: Probe) -> float:
+    whole = left = 0.0
+    for r in records:
+        own = found.own.get(r.name, 0.0) if is_item(r) else 0.0
+        share = share_at(found, r.kind, Candidate(GUESS, 1).key, r.block or 0)
+        whole, left = whole + own, left + own * (1.0 if share is None else share)
+    return left / whole if whole else 1.0
+
+
+def load_forecast(folder: Path | None, key: str) -> Forecast | None:
+    """A forecast that was kept under a key, or None."""
+    if folder is None:
+        return None
+    try:
+        return msgspec.json.decode((folder / f"{key}.json").read_bytes(), type=Forecast)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def keep_forecast(folder: Path | None, key: str, found: Forecast) -> None:
+    """Keep a forecast under a key; a folder that can't be written to keeps none."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        work = folder / f"{key}.partial"
+        work.write_bytes(msgspec.json.encode(found))
+        work.replace(folder / f"{key}.json")
+    except OSError:
+        return
+
+
+def forecast_key(*parts: object) -> str:
+    """A file name for whatever a forecast depends on."""
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

@@ -1,0 +1,258 @@
+"""Sizes that are asked for: how they are written, that they are never exceeded, and what a budget buys."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from core.artifact import weights_bytes
+from core.budget import CANDIDATES, allocate, curve, is_item, options_for, parse_budget, remaining, uniform
+from core.checkpoint import open_checkpoint
+from core.errors import BadOption, Cancelled
+from core.events import AnyEvent, Progress
+from core.forecast import Forecast, keep_forecast, load_forecast, parse_quality
+from core.job import Job, Result
+from core.plan import Plan, PlanOptions, make_plan
+from core.probe import Probe, probed_blocks, share_at
+from core.record import TensorRecord
+from core.request import Request
+from core.sensitivity import watch_gradients
+from core.weights import StagedModel, TensorWeights
+from tests.models import (
+    make_model,
+    make_pair,
+    one_thread,  # noqa: F401 (takes effect by being here)
+    perturb,
+    save_beside,
+    save_model,
+    tensors_of,
+    write_text,
+)
+
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
+
+
+@pytest.mark.parametrize(("text", "nbytes"), [
+    ("10x", 100_000_000), ("12.5 X", 80_000_000), ("900MB", 900_000_000), ("1.5 gb", 1_500_000_000), ("2MiB", 2 << 20),
+    ("4096", 4096), (".5kB", 500)])
+def test_sizes_as_people_write_them(text: str, nbytes: int) -> None:
+    assert parse_budget(text, 1_000_000_000) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "x", "0x", "-3x", "12y", "1e3MB", "nan", "12x 900MB", "∞", "0"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(BadOption, match="is no size"):
+        parse_budget(text, 1_000_000_000)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0", "1.2", "x", "nan", "-0.5"])
+def test_what_is_no_recovery_is_refused(text: str) -> None:
+    with pytest.raises(BadOption, match="is no recovery"):
+        parse_quality(text)
+
+
+def _plan(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Plan:
+    base = save_model(folder / "base", make_model("llama", **WIDE), tokenizer)
+    tuned = save_beside(folder / "tuned", base, perturb(tensors_of(base), 0.02))
+    with open_checkpoint(base) as a, open_checkpoint(tuned) as b:
+        return make_plan(a, b, PlanOptions())
+
+
+def _probe(plan: Plan) -> Probe:
+    """Layers of falling weight, each candidate losing the less the more bits it has."""
+    items = [r for r in plan.records if is_item(r)]
+    shares = {r.kind: {c.key: {0: 0.5 * 4.0 ** -c.bits} for c in CANDIDATES} for r in items}
+    return Probe({r.name: 1.0 / (i + 1) for i, r in enumerate(items)}, shares)
+
+
+def test_a_budget_is_kept_and_more_of_it_never_loses_more(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    found = _probe(plan)
+    before = 2.0
+    for budget in range(int(plan.weights_bytes * 0.6), plan.weights_bytes * 5, plan.weights_bytes // 5):
+        chosen = allocate(plan.records, found, budget)
+        left = remaining(plan.records, chosen, found)
+        assert weights_bytes(chosen) <= budget and left <= before + 0.02
+        before = left
+    assert before < 0.01 and [r.name for r in chosen] == [r.name for r in plan.records]
+
+
+def test_what_no_budget_can_pay_is_refused_with_the_least_size(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    with pytest.raises(BadOption, match="too little for this pair"):
+        allocate(plan.records, _probe(plan), 1000)
+
+
+def test_the_curve_falls_from_the_base_to_the_fine_tune(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    points = curve(plan.records, _probe(plan))
+    assert points[0][1] == pytest.approx(1.0) and points[-1][1] == pytest.approx(0.0)
+    assert all(a[0] <= b[0] and a[1] >= b[1] for a, b in pairwise(points))
+
+
+def test_a_matrix_may_be_left_out_stored_whole_or_coded(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    record = next(r for r in plan.records if is_item(r))
+    ways = [w for w, _ in options_for(record, _probe(plan))]
+    assert {"same", "full", "sign"} <= {w.codec for w in ways} and record in ways
+
+
+@pytest.mark.parametrize("method", ["planes", "deltamix", "delta-come", "lowrank"])
+@pytest.mark.parametrize("share", [0.7, 1.0, 2.3])
+def test_an_equal_share_for_every_matrix_keeps_the_budget(tmp_path: Path, method: str, share: float) -> None:
+    plan = _plan(tmp_path)
+    budget = int(plan.weights_bytes * share)
+    try:
+        chosen = uniform(plan.records, method, budget)
+    except BadOption:
+        assert method == "planes" and share < 1        # there is no fewer than one plane
+        return
+    assert weights_bytes(chosen) <= budget
+    assert all(a == b for a, b in zip(plan.records, chosen, strict=True) if not is_item(a))
+
+
+def test_shares_between_probed_blocks_are_interpolated() -> None:
+    found = Probe({}, {"q": {"a@1": {2: 0.1, 6: 0.4}}})
+    assert [share_at(found, "q", "a@1", b) for b in (0, 2, 4, 6, 9)] == pytest.approx([0.1, 0.1, 0.2, 0.4, 0.4])
+    assert share_at(found, "k", "a@1", 3) is None and share_at(found, "q", "b@1", 3) is None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5, 30, 80])
+def test_probed_blocks_lie_within_the_model(depth: int) -> None:
+    blocks = probed_blocks(depth)
+    assert len(blocks) == min(4, depth) and min(blocks) >= 0 and max(blocks) < depth
+
+
+def test_gradients_weigh_every_token_as_a_plain_backward_pass_does(tmp_path: Path) -> None:
+    """One matrix, one sequence: |g|^2 / out from hooks against autograd through the whole model."""
+    base = save_model(tmp_path / "base", make_model("llama"))
+    seen: dict[tuple[int, str], Tensor] = {}
+
+    def note(block: int, parameter: str, expert: int | None, x: Tensor, weights: Tensor) -> None:
+        seen[block, parameter] = weights
+    ids = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(1))
+    with open_checkpoint(base) as opened:
+        model = StagedModel.of(opened)
+        watch_gradients(model, TensorWeights(model, opened.view, torch.device("cpu")), ids, torch.device("cpu"), note, seed=5)
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    slopes: list[Tensor] = []
+    layer = whole.model.layers[0].mlp.down_proj
+
+    def watch(_: object, __: object, out: Tensor) -> None:
+        out.register_hook(slopes.append)               # type: ignore[no-untyped-call]
+    layer.register_forward_hook(watch)
+    logits = whole(ids).logits[0]
+    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=torch.Generator().manual_seed(5))
+    torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum").backward()
+    expected = slopes[0][0].square().mean(1)
+    found = seen[0, "mlp.down_proj.weight"]            # from states kept in bf16
+    assert torch.allclose(found, expected, rtol=0.05, atol=float(expected.mean()) * 0.02)
+
+
+# ------------------------------------------------------------------------------------------------------- jobs
+def _request(folder: Path, base: Path, tuned: Path, name: str, **settings: object) -> Request:
+    return msgspec.convert({"base": str(base), "fine_tuned": str(tuned), "output": str(folder / name),
+                            "calibration": str(write_text(folder)), "samples": 6, "tune_samples": 4,
+                            "sequence_length": 24, **settings}, Request)
+
+
+def _run(folder: Path, base: Path, tuned: Path, name: str = "delta", **settings: object) -> Result:
+    result = Job(_request(folder, base, tuned, name, **settings), lambda event: None).run()
+    files = [f for f in result.folder.iterdir() if f.name.startswith("delta_model")]
+    assert sum(f.stat().st_size for f in files) == result.plan.weights_bytes == result.delta.weights_bytes
+    return result
+
+
+@pytest.mark.parametrize("recipe", ["planes", "deltamix", "delta-come", "lowrank"])
+def test_a_job_by_one_method_is_as_large_as_planned(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, recipe: str) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    result = _run(tmp_path, base, tuned, recipe=recipe)
+    methods = {r.method for r in result.delta.records.values() if r.block is not None and r.codec not in ("full", "same")}
+    assert methods == {recipe} and 0 <= result.delta.config.fidelity["variant"] < result.delta.config.fidelity["base"]
+
+
+def test_a_budget_gives_the_best_delta_of_that_size(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    sizes: list[tuple[int, float]] = []
+    with open_checkpoint(base) as a, open_checkpoint(tuned) as b:
+        plan = make_plan(a, b, PlanOptions())
+    for factor in (0.8, 2.5):
+        result = _run(tmp_path, base, tuned, f"d{factor}", budget=str(int(plan.weights_bytes * factor)))
+        fidelity = result.delta.config.fidelity
+        assert result.delta.weights_bytes <= plan.weights_bytes * factor and fidelity["expected_kl"] >= 0
+        assert sum(fidelity["methods"].values()) == sum(map(is_item, plan.records))
+        sizes.append((result.delta.weights_bytes, fidelity["variant"]))
+    assert sizes[1][0] > sizes[0][0] and sizes[1][1] < sizes[0][1]
+
+
+def test_a_fidelity_is_turned_into_a_size(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    loose, tight = (_run(tmp_path, base, tuned, f"q{q}", quality=q).delta for q in ("0.5", "0.999"))
+    assert loose.weights_bytes < tight.weights_bytes
+    assert tight.config.method["quality"] == "0.999"
+
+
+def test_a_cancelled_budget_goes_on_to_the_same_bytes(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    whole = _run(tmp_path, base, tuned, "whole", budget="9x")
+    asked = _request(tmp_path, base, tuned, "stopped", budget="9x")
+    steps: list[AnyEvent] = []
+    for stop in (3, 20, 60):
+        steps.clear()
+        with suppress(Cancelled):
+            Job(asked, lambda event: steps.append(event) if isinstance(event, Progress) else None,
+                lambda stop=stop: len(steps) > stop).run()               # type: ignore[misc]
+            break
+    if not (tmp_path / "stopped").exists():
+        Job(asked, lambda event: None).run()
+    file = "delta_model.safetensors"
+    assert (tmp_path / "stopped" / file).read_bytes() == (whole.folder / file).read_bytes()
+
+
+def test_a_known_forecast_is_not_made_again(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    kept = tmp_path / "forecasts"
+    Job(_request(tmp_path, base, tuned, "one", budget="9x"), lambda event: None, forecasts=kept).run()
+    assert len(list(kept.iterdir())) == 1
+    monkeypatch.setattr("core.budget_stage.make_forecast", lambda *a, **k: pytest.fail("measured twice"))
+    Job(_request(tmp_path, base, tuned, "two", budget="7x"), lambda event: None, forecasts=kept).run()
+
+
+def test_a_damaged_forecast_is_as_good_as_none(tmp_path: Path) -> None:
+    found = Forecast(Probe({"a": 1.0}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, 0.3)
+    keep_forecast(tmp_path, "k", found)
+    assert load_forecast(tmp_path, "k") == found
+    (tmp_path / "k.json").write_bytes(b'{"probe": 3')
+    assert load_forecast(tmp_path, "k") is None and load_forecast(None, "k") is None
+
+
+def test_the_law_goes_through_both_measured_points() -> None:
+    found = Forecast(Probe({}, {}), 1.0, 0.8, 0.05, 0.25)
+    assert found.kl(1.0) == pytest.approx(0.8) and found.kl(0.25) == pytest.approx(0.05) and found.kl(0.0) == 0.0
+    assert Forecast(Probe({}, {}), 1.0, 0.8, 0.9, 0.25).power == 1.0      # signs that help nothing say nothing
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"budget": "9x", "quality": "0.9"}, "A size and a fidelity"), ({"recipe": "paper", "budget": "9x"}, "has one size"),
+    ({"recipe": "deltamix", "quality": "0.9"}, "takes a size"), ({"budget": "ten"}, "is no size"),
+    ({"quality": "1.5"}, "is no recovery")])
+def test_senseless_requests_are_refused_at_once(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(BadOption, match=words):
+        msgspec.convert({"base": "b", "fine_tuned": "f", "output": "o", **settings}, Request).options()
+
+
+def test_records_name_what_was_left_out(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    chosen = allocate(plan.records, _probe(plan), int(plan.weights_bytes * 0.6))
+    left: list[TensorRecord] = [b for a, b in zip(plan.records, chosen, strict=True) if is_item(a) and b.codec == "same"]
+    assert left and all(r.note.startswith("Left out") for r in left)
