@@ -39,10 +39,11 @@ BaseOption = Annotated[str, typer.Option("--base", "-b", metavar="BASE", show_de
 TunedOption = Annotated[str, typer.Option("--fine-tuned", "-f", metavar="FT", show_default=False,
                                           help="The fine-tune it was made from.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)]
-Recipe = Annotated[Literal["chosen", "exact", "paper", "bitdelta", "planes", "deltamix", "delta-come", "lowrank"], typer.Option(
+Recipe = Annotated[Literal["chosen", "exact", "paper", "bitdelta", "planes", "coded", "deltamix", "deltamix-h", "delta-come",
+                           "lowrank", "lowrank-h"], typer.Option(
     help="[b]chosen[/]: signs and scales chosen for the outputs. [b]exact[/]: the change's own signs, best scales. "
          "[b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix. "
-         "[b]planes[/], [b]deltamix[/], [b]delta-come[/], [b]lowrank[/]: the same size for every matrix, see --budget.",
+         "The others give every matrix the same share of its bytes by that method, see --budget.",
     rich_help_panel=_FIT)]
 Budget = Annotated[str, typer.Option(metavar="SIZE", show_default=False, rich_help_panel=_FIT,
                                      help="12x (so many times smaller), 900MB or 1.5GB: the best mix of methods in that size.")]

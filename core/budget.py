@@ -16,9 +16,10 @@ from core.methods import METHODS
 from core.probe import SIGNS, Candidate, Probe, nbytes_for, share_at
 from core.record import TensorRecord
 
-CANDIDATES = (Candidate(SIGNS, 1), Candidate("planes", 2), Candidate("planes", 3), Candidate("planes", 4),
-              Candidate("deltamix", 0.25), Candidate("deltamix", 0.5), Candidate("deltamix", 1), Candidate("deltamix", 2))
-"""What a budget chooses from, besides leaving a change out and storing the tensor whole."""
+CANDIDATES = (Candidate(SIGNS, 1), *(Candidate("deltamix-h", bits) for bits in (0.25, 0.5, 1, 1.5)),
+              *(Candidate("coded", bits) for bits in (2, 3, 4.5)))
+"""What a budget chooses from, besides leaving a change out and storing the tensor whole: what wins at its size on real
+pairs (`tests/benchmarks/bench_methods.py`)."""
 
 LEFT_OUT = "Left out: its change costs less than its bytes are worth elsewhere."
 

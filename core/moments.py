@@ -13,7 +13,6 @@ subtracting two large outputs: with the drift apart, FP32 sums are exact enough 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -137,16 +136,6 @@ class Evidence:
         h, ck, e2 = self.parts[min(part, len(self.parts) - 1)]
         rows = slice(None) if rows is None else rows
         return Target.of(self.change[rows], h, ck[:, rows], e2[rows])
-
-    @cached_property
-    def optimum(self) -> Tensor:
-        """The dense change (out, in) of least training loss: D + ((H + l I)^-1 CK)^T, l = 0.01 mean(diag H) (design)."""
-        h, ck, _ = self.parts[0]
-        if not bool(ck.any()):
-            return self.change
-        ridge = 0.01 * h.diagonal().mean()
-        lower, failed = torch.linalg.cholesky_ex(h + ridge * torch.eye(len(h), device=h.device))
-        return self.change if int(failed) else self.change + torch.cholesky_solve(ck, lower).T
 
     def lost(self, dense: Tensor) -> tuple[float, float]:
         """Share of the matrix's own change that is lost by a dense change (out, in), in training and held-out data."""

@@ -23,7 +23,7 @@ from core.record import DTYPE_NAMES, Slice, TensorRecord
 from core.skeleton import OUTER, Placement, Skeleton
 
 RECIPES = ("chosen", "exact", "paper", "bitdelta")
-UNIFORM = ("planes", "deltamix", "delta-come", "lowrank")
+UNIFORM = ("planes", "coded", "deltamix", "deltamix-h", "delta-come", "lowrank", "lowrank-h")
 """Recipes that give every matrix the same share of its bytes, by the method of that name; planned like signs first."""
 AXIS_CHOICES = ("auto", "row", "column", "both", "scalar")
 EMBEDDING_CHOICES = ("auto", "full")

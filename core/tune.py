@@ -96,7 +96,7 @@ class Tuner:
     def __init__(self, model: StagedModel, variant: Variant, target: Weights, ids: Tensor, device: torch.device, *,
                  objective: str = "kl", tokens_per_step: int = 1024) -> None:
         self.model, self.variant, self.target, self.device, self.objective = model, variant, target, device, objective
-        self.names = [n for n in model.placements if variant.records[n].codec == "sign"]
+        self.names = [n for n in model.placements if variant.records[n].codec == "sign" and n in variant.learnt]
         self.offsets: dict[str, slice] = {}
         self.size = 0
         start = []

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from core.moments import Evidence
 
+RIDGES = (0.1, 1.0, 10.0)
+"""Regularisation of the correction, in units of mean(diag H). Measured on layers of two real pairs, 20 samples: 0.01 makes
+the held-out loss of deep down-projections worse than no correction, 1 takes it from .86 to .67 and .59."""
+
 
 def aim(evidence: Evidence) -> Tensor:
-    """The change (out, in) to approximate: between the matrix's own, D, and the optimum O of the training part, the D + a (O - D)
-    of least held-out loss, 0 <= a <= 1.
+    """The change (out, in) to approximate: the matrix's own, D, and as much of the correction for the drift of earlier layers
+    as lowers the held-out loss most.
 
-    O also makes up for the drift of earlier layers, and overfits where tokens are few. Without a held-out part, D.
-    In closed form: the loss is a quadratic in a, and the slope at D is <O - D, CK^T> (see `core.moments`).
+    The correction is step = ((H + l I)^-1 CK)^T of the training part for some l, of which the share a in [0, 1] is taken. In
+    closed form: the loss is a quadratic in a, and its slope at D is -2 <step, CK^T> of the held-out part (`core.moments`).
+    Without a held-out part, or without drift, D.
     """
-    if len(evidence.parts) < 2 or evidence.optimum is evidence.change:
+    if len(evidence.parts) < 2 or not bool(evidence.parts[0][1].any()):
         return evidence.change
-    h, ck, _ = evidence.parts[1]
-    step = evidence.optimum - evidence.change
-    curve = float(((step @ h) * step).sum())
-    share = float((step * ck.T).sum()) / curve if curve > 0 else 0.0
-    return evidence.change + min(max(share, 0.0), 1.0) * step
+    (h, ck, _), (held_h, held_ck, _) = evidence.parts[:2]
+    best, found = 0.0, evidence.change
+    for ridge in RIDGES:
+        lower, failed = torch.linalg.cholesky_ex(
+            h + ridge * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype, device=h.device))
+        if int(failed):
+            continue
+        step = torch.cholesky_solve(ck, lower).T
+        curve = float(((step @ held_h) * step).sum(dtype=torch.float64))
+        slope = float((step * held_ck.T).sum(dtype=torch.float64))
+        share = min(max(slope / curve, 0.0), 1.0) if curve > 0 else 0.0
+        gain = share * share * curve - 2 * share * slope
+        if gain < best:
+            best, found = gain, evidence.change + share * step
+    return found
 
 
 def is_worth_it(evidence: Evidence, dense: Tensor) -> bool:
