@@ -5,6 +5,8 @@ DEMO ?=
 # make test TESTS=tests/core, make bench BENCH="--only bench_signs"
 TESTS ?=
 BENCH ?=
+# Test processes at once; each computes on one thread.
+WORKERS ?= 2
 
 # Waiting threads that spin make everything several times slower beside another busy process.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -24,7 +26,7 @@ run: $(VENV)/.system
 			--demo build/demo$(if $(filter --tiny,$(DEMO)),-tiny); fi
 
 test: $(VENV)/.installed-dev $(VENV)/.system
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.benchmarks $(BENCH)

@@ -86,7 +86,8 @@ def range_svd(change: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor,
     generator of its own, so that it gives the same result each time.
     """
     generator = torch.Generator().manual_seed(seed)
-    probes = torch.randn(change.shape[1], min(rank + 10, *change.shape), generator=generator).to(change.device)
+    probes = torch.randn(change.shape[1], min(rank + 10, *change.shape), generator=generator,
+                         dtype=torch.float32).to(change.device)
     q = torch.linalg.qr(change @ probes)[0]
     for _ in range(2):
         q = torch.linalg.qr(change @ torch.linalg.qr(change.T @ q)[0])[0]

@@ -49,7 +49,7 @@ class Metric:
         if mean > 0 and bool(ck.any()):
             correction = torch.empty_like(ck)
             correction[order] = upper.T @ (upper @ ck[order]) / mean
-        return cls(h + RIDGE * max(mean, 1e-30) * torch.eye(len(h), device=h.device), (order, upper), correction)
+        return cls(h + RIDGE * max(mean, 1e-30) * torch.eye(len(h), dtype=h.dtype, device=h.device), (order, upper), correction)
 
     def outputs(self, rows: slice) -> Metric:
         """The same for some of the outputs."""

@@ -72,14 +72,14 @@ def choose_signs(target: Tensor, factor: tuple[Tensor, Tensor], row: Tensor, col
     """
     n = target.shape[1]
     row = row.abs().float().contiguous()
-    column = torch.ones(n, device=target.device) if column is None else column.abs().float()
+    column = torch.ones(n, dtype=torch.float32, device=target.device) if column is None else column.abs().float()
     if target.device.type != "cpu":
         return _with_torch(target, factor, row, column)
     order, upper = factor
     left = target.T[order].float().contiguous()        # (n, rows)
     column = column[order].contiguous()
     found = torch.empty(len(row), n, len(target), dtype=torch.int8)
-    errors = torch.empty(min(BLOCK, n), len(target))
+    errors = torch.empty(min(BLOCK, n), len(target), dtype=torch.float32)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         own = errors[:stop - start]
@@ -107,7 +107,7 @@ def _run(*tensors: Tensor) -> None:
 
 def _with_torch(target: Tensor, factor: tuple[Tensor, Tensor], row: Tensor, column: Tensor) -> Tensor:
     """The same by `core.gptq.sweep`, on any device."""
-    signs = torch.empty(len(row), *target.shape, device=target.device)
+    signs = torch.empty(len(row), *target.shape, dtype=torch.float32, device=target.device)
 
     def grid(left: Tensor, j: int) -> Tensor:
         rest = left

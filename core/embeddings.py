@@ -65,7 +65,8 @@ def fit_rows(variant: Variant, record: TensorRecord, metric: Tensor | None, devi
     rows = record.outputs
     signs, scales = [], []
     lost = energy = 0.0
-    factor = inverse_factor(torch.eye(record.inputs, device=device) if metric is None else metric, DAMP) if chosen else None
+    under = torch.eye(record.inputs, dtype=torch.float32, device=device) if metric is None else metric
+    factor = inverse_factor(under, DAMP) if chosen else None
     for at in range(0, rows, ROWS):
         part = slice(at, min(at + ROWS, rows))
         change = to_device(tuned[part], device) - to_device(base[part], device)
@@ -134,6 +135,6 @@ def _row_scales(change: Tensor, signs: list[Tensor], metric: Tensor | None) -> T
     gram = torch.stack([torch.stack([(a * b).sum(1) for b in signs], 1) for a in below], 1)   # (rows, planes, planes)
     top = torch.stack([(a * change).sum(1) for a in below], 1)                                 # (rows, planes)
     ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    eye = torch.eye(len(signs), device=change.device)
+    eye = torch.eye(len(signs), dtype=change.dtype, device=change.device)
     scales: Tensor = torch.linalg.solve(gram + ridge[:, None, None] * eye, top)
     return scales.T.contiguous()

@@ -54,7 +54,7 @@ def operations(plan: Plan, sizes: Sizes, device: torch.device) -> dict[str, floa
 
 def machine_speed(device: torch.device) -> float:
     """FP32 multiply-adds of matrix products per second, times two: the better of a few short runs."""
-    a, b = torch.ones(1024, 1024, device=device), torch.ones(1024, 1024, device=device)
+    a, b = (torch.ones(1024, 1024, dtype=torch.float32, device=device) for _ in range(2))
     best = math.inf
     for _ in range(4):
         begin = time.perf_counter()

@@ -330,8 +330,8 @@ def learn_unseen(variant: Variant, name: str, device: torch.device, note: str) -
     record = variant.records[name]
     if not record.method:
         return keep_guess(variant, name, device, note)
-    zero = torch.zeros(record.inputs, record.outputs, device=device)
-    record = learn_method(variant, name, [(torch.eye(record.inputs, device=device), zero, zero[0])], device)
+    zero = torch.zeros(record.inputs, record.outputs, dtype=torch.float32, device=device)
+    record = learn_method(variant, name, [(torch.eye(record.inputs, dtype=torch.float32, device=device), zero, zero[0])], device)
     record = msgspec.structs.replace(record, losses=(), note=note.replace("scales are the mean change", "all inputs count alike"))
     variant.records[name] = record
     return record

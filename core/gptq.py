@@ -26,11 +26,11 @@ def inverse_factor(metric: Tensor, damp: float = 0.01) -> tuple[Tensor, Tensor]:
     n = len(metric)
     mean = float(metric.diagonal().mean())
     if not mean > 0:
-        return torch.arange(n, device=metric.device), torch.eye(n, device=metric.device)
+        return torch.arange(n, device=metric.device), torch.eye(n, dtype=metric.dtype, device=metric.device)
     order = metric.diagonal().argsort(descending=True, stable=True)
     ordered = metric[order][:, order] / mean
     while True:
-        damped = ordered + damp * torch.eye(n, device=metric.device)
+        damped = ordered + damp * torch.eye(n, dtype=metric.dtype, device=metric.device)
         # With columns and rows from last to first, L L^T is H; turned back, the inverse of L is the factor of H's inverse.
         # One factorisation, and the inverse itself is never formed.
         lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))

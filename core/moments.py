@@ -52,8 +52,8 @@ class Moments:
         """Zero moments for a group of matrices with `outputs` outputs in all."""
         wide = outputs >= inputs
         shapes = ((inputs, inputs), (inputs, inputs)) if wide else ((inputs, outputs), (outputs,))
-        cross, energy = (torch.zeros(s, device=device) if drift else None for s in shapes)
-        return cls(0, torch.zeros(inputs, inputs, device=device), cross, energy, wide)
+        cross, energy = (torch.zeros(s, dtype=torch.float32, device=device) if drift else None for s in shapes)
+        return cls(0, torch.zeros(inputs, inputs, dtype=torch.float32, device=device), cross, energy, wide)
 
     def add(self, x: Tensor, target: Tensor | None, tuned: Tensor | None) -> None:
         """Take in inputs x (n, in) of the student and `target` (n, in) of the fine-tune; `tuned` is W_ft (out, in)."""
@@ -76,7 +76,7 @@ class Moments:
         n = max(1, self.tokens)
         h = mirrored(self.h).div_(n)
         if self.cross is None or self.drift is None:
-            zero = torch.zeros(tuned.shape[1], tuned.shape[0], device=tuned.device)
+            zero = torch.zeros(tuned.shape[1], tuned.shape[0], dtype=torch.float32, device=tuned.device)
             return h, zero, zero.new_zeros(tuned.shape[0])
         if not self.wide:
             return h, self.cross / n, self.drift / n

@@ -68,4 +68,4 @@ def prepare(job: Preparation, model: StagedModel, variant: Variant) -> None:
 def _metric(metric: Tensor | None, record: TensorRecord, model: StagedModel) -> Tensor | None:
     if metric is None or (record.kind == "head" and not model.skeleton.tied):
         return metric
-    return metric + torch.eye(len(metric), device=metric.device)
+    return metric + torch.eye(len(metric), dtype=metric.dtype, device=metric.device)

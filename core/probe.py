@@ -190,7 +190,8 @@ def _share(record: TensorRecord, way: Candidate, matrix: _Matrix) -> float | Non
         learnt, stored = method.fit(planned, Evidence(matrix.change, ((h, zero.T, zero[:, 0]),)))
         # A base of zeros in FP32 gives the bare change back, without the rounding of the sum.
         plain = msgspec.structs.replace(learnt, dtype="F32", base_dtype="F32")
-        dense = logical(record, to_device(CODECS[learnt.codec].add(plain, stored, torch.zeros(record.base_shape)), h.device))
+        bare = CODECS[learnt.codec].add(plain, stored, torch.zeros(record.base_shape, dtype=torch.float32))
+        dense = logical(record, to_device(bare, h.device))
     x, w = torch.cat(matrix.inputs).float(), torch.cat(matrix.weights)
     left = float(((x @ (matrix.change - dense).T).square().sum(1) * w).sum(dtype=torch.float64))
     whole = float(((x @ matrix.change.T).square().sum(1) * w).sum(dtype=torch.float64))

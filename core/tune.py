@@ -104,7 +104,7 @@ class Tuner:
             start += plane_scales(variant.records[name], variant.learnt[name])
             self.offsets[name] = slice(self.size, sum(p.numel() for p in start))
             self.size = self.offsets[name].stop
-        self.start = torch.cat(start).to(device) if start else torch.zeros(0, device=device)
+        self.start = torch.cat(start).to(device) if start else torch.zeros(0, dtype=torch.float32, device=device)
         """Fitted scales (all,)."""
         self.batches = cut_batches(ids, at_once=tokens_per_step) if len(ids) else Batches([], [])
         # Products of a step run in bf16 where that is fast: a gradient's noise is far above its rounding. The losses that
@@ -121,7 +121,7 @@ class Tuner:
 
     def fresh(self, before: float) -> TuneState:
         """The state before the first step."""
-        zero = torch.zeros(self.size, device=self.device)
+        zero = torch.zeros(self.size, dtype=torch.float32, device=self.device)
         return TuneState(zero, zero.clone(), zero.clone(), 0, [], before)
 
     def scales(self, gains: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class TuneStage:
         state = self._saved(tuner)
         if state is None:
             zero = tuner.base_loss(TensorWeights(model, self._base_tensor(variant), self.desk.device), tick(2))
-            state = tuner.fresh(tuner.held_out_loss(torch.zeros(tuner.size, device=self.desk.device), tick(3)))
+            state = tuner.fresh(tuner.held_out_loss(torch.zeros_like(tuner.start), tick(3)))
             self.zero = zero
             self._save(state)
         self.desk.tell(TunePoint(step=state.step, total=steps, epoch=0, held_out=state.before))

@@ -61,7 +61,7 @@ def low_rank(target: Tensor, h: Tensor, nbytes: int) -> tuple[Tensor, Tensor, Te
     """Whole numbers left (out, r) and right (r, in) within -127 and 127, and FP32 scales (r,), of the components of `target`
     (out, in) that save more under `h` than levels would in the same bytes (85 % of `nbytes` at most); None for r = 0."""
     out, n = target.shape
-    root = torch.linalg.cholesky_ex(h + 1e-3 * h.diagonal().mean().clamp_min(1e-30) * torch.eye(n))[0]
+    root = torch.linalg.cholesky_ex(h + 1e-3 * h.diagonal().mean().clamp_min(1e-30) * torch.eye(n, dtype=h.dtype))[0]
     reach = min(MOST_RANKS, out - 1, n - 1, (nbytes - SPARE) * 17 // (20 * (out + n + 2)))
     if reach < 1:
         return None
@@ -77,7 +77,7 @@ def low_rank(target: Tensor, h: Tensor, nbytes: int) -> tuple[Tensor, Tensor, Te
     right = right / (right.abs().amax(1, keepdim=True) / 127).clamp_min(1e-30)
     right = sweep(right, inverse_factor(h), lambda column, _: column.round().clamp(-127, 127))
     inner = right @ h @ right.T
-    inner += 1e-6 * inner.diagonal().mean() * torch.eye(keep)
+    inner += 1e-6 * inner.diagonal().mean() * torch.eye(keep, dtype=inner.dtype)
     left = torch.linalg.solve(inner, right @ h @ target.T).T                   # best for the rounded right
     scales = (left.abs().amax(0) / 127).clamp_min(1e-30)
     return (left / scales).round(), right, scales

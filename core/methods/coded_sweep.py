@@ -62,7 +62,7 @@ def choose_levels(target: Tensor, upper: Tensor, steps: Tensor, cost: Tensor) ->
     kernel = compiled(_block)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
-        errors = torch.empty((stop - start, rows))
+        errors = torch.empty((stop - start, rows), dtype=torch.float32)
         kernel(left[start:stop].numpy(), errors.numpy(), levels[start:stop].numpy(),
                upper[start:stop, start:stop].contiguous().numpy(), steps[start:stop].numpy(), cost[start:stop].numpy(), WEIGHT)
         if stop < n:

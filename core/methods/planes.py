@@ -88,7 +88,7 @@ def refit(signs: Tensor, target: Tensor, h: Tensor, start: Tensor) -> Tensor:
     gram = (products[:, None] * signs[None]).sum(3).permute(2, 0, 1)           # (out, p, p)
     aims = (products * target).sum(2).T                # (out, p)
     ridge = 1e-5 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    eye = torch.eye(planes, device=h.device)
+    eye = torch.eye(planes, dtype=h.dtype, device=h.device)
     found = torch.linalg.solve_ex(gram + ridge[:, None, None] * eye, aims)[0]
     return torch.where(found.isfinite().all(1, keepdim=True), found, start)
 

@@ -184,7 +184,7 @@ def solve_damped(gram: Tensor, wanted: Tensor) -> Tensor:
     """(G + l I)^-1 B for G (k, k) of diagonal 1 and B (k, n); l grows from RIDGE until the factor exists."""
     ridge = RIDGE
     while ridge < 1e3:
-        lower, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), device=gram.device))
+        lower, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
         if not int(failed):
             return torch.cholesky_solve(wanted, lower)
         ridge *= 10

@@ -57,10 +57,10 @@ def test_what_is_shown_sorted_and_given(qtbot: QtBot, watched: Watch) -> None:
     model = LayerModel()
     watched(model)
     model.show([DONE, TODO])
-    assert shown(model, 0) == ["3", "q", "Row", "30 %", "0.130", "0.870", "0.62 %", "42.62 kB", "0.700 s"]
-    assert shown(model, 1) == ["4", "q", "", "", "", "", "", "", ""]
-    assert shown(model, 0, SORT_ROLE) == [3, "q", "row", 0.3, 0.13, 0.87, 0.0062, 42_624, 0.7]
-    assert model.index(1, 3).data(SORT_ROLE) == float("-inf")
+    assert shown(model, 0) == ["3", "q", "Row", "Signs", "", "5328.0", "30 %", "0.130", "0.870", "0.62 %", "42.62 kB", "0.700 s"]
+    assert shown(model, 1) == ["4", "q", *[""] * 10]
+    assert shown(model, 0, SORT_ROLE) == [3, "q", "row", "signs", "", 5328.0, 0.3, 0.13, 0.87, 0.0062, 42_624, 0.7]
+    assert model.index(1, 6).data(SORT_ROLE) == float("-inf")
     assert model.index(0, 0).data(ROW_ROLE) is DONE
     right = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     assert [a == right for a in shown(model, 0, Qt.ItemDataRole.TextAlignmentRole)] == [c.is_number for c in COLUMNS]
