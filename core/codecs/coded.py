@@ -25,8 +25,41 @@ ZERO = 128
 """The byte that stands for 0 in a factor."""
 
 
+def pack(parts: Stored) -> Tensor:
+    """One U8 tensor of scale, columns, tables, left, right and stream, one after the other.
+
+    One, because their sizes are only known after the fit, and a file's header must be as long as planned.
+    """
+    order = ("scale", "columns", "tables", "left", "right", "stream")
+    return torch.cat([parts[k].cpu().contiguous().view(torch.uint8).flatten() for k in order if k in parts])
+
+
+def unpacked(record: TensorRecord, stored: Stored) -> Stored:
+    """The parts of `packed`: views, but for the scale. What is in parts already is handed back."""
+    if "packed" not in stored:
+        return stored
+    out, n, packed = record.outputs, record.inputs, stored["packed"]
+    sizes: dict[str, tuple[int, ...]] = {"scale": (2 * (1 + record.rank),), "columns": (n,),
+                                         "tables": (rans.CLASSES, record.levels + 1, 2)}
+    if record.rank:
+        sizes |= {"left": (out, record.rank), "right": (record.rank, n)}
+    sizes["stream"] = (record.count,)
+    pieces = packed.split([math.prod(size) for size in sizes.values()])
+    parts = {k: piece.view(size) for (k, size), piece in zip(sizes.items(), pieces, strict=True)}
+    return {**parts, "scale": parts["scale"].clone().view(torch.float16)}
+
+
+def total_bytes(record: TensorRecord) -> int:
+    """Bytes of `packed`."""
+    factors_of = record.rank * (record.outputs + record.inputs)
+    return 2 * (1 + record.rank) + record.inputs + 2 * rans.CLASSES * (record.levels + 1) + factors_of + record.count
+
+
 def steps(record: TensorRecord, stored: Stored) -> Tensor:
-    """FP32 step per column (in,): scale * {2, 3} * 2**k by the upper half of its byte. Exact, as are its multiples by levels."""
+    """FP32 step per column (in,): scale * {2, 3} * 2**k by the upper half of its byte. Exact, as are its multiples by levels.
+
+    Here and below, `stored` is in parts.
+    """
     code = (stored["columns"] >> 4).long()
     return from_half(stored["scale"][:1], record.exponents[0]) * (2 + code % 2) * torch.exp2((code // 2).float())
 
@@ -53,7 +86,7 @@ def factors(record: TensorRecord, stored: Stored) -> tuple[Tensor, Tensor]:
 
 def dense(record: TensorRecord, stored: Stored) -> Tensor:
     """The change (out, in) FP32 on the CPU: exact but for one rounding of the whole sum."""
-    stored = {k: v.cpu() for k, v in stored.items()}
+    stored = {k: v.cpu() for k, v in unpacked(record, stored).items()}
     change = decoded(record, stored).float().mul_(steps(record, stored))
     if not record.rank:
         return change
@@ -76,6 +109,7 @@ class Coded:
         return ""
 
     def stored_problem(self, record: TensorRecord, stored: Stored) -> str:
+        stored = unpacked(record, stored)
         if not bool(stored["scale"].isfinite().all()):
             return "has scales that are not finite"
         if not math.isfinite(float(steps(record, stored).abs().max()) * record.levels):
@@ -91,17 +125,12 @@ class Coded:
         return ""
 
     def layout(self, record: TensorRecord) -> dict[str, StoredTensor]:
-        out, n = record.outputs, record.inputs
-        stored: dict[str, tuple[str, tuple[int, ...]]] = {
-            "columns": ("U8", (n,)), "tables": ("U8", (rans.CLASSES, record.levels + 1, 2)), "scale": ("F16", (1 + record.rank,))}
-        if record.rank:
-            stored |= {"left": ("U8", (out, record.rank)), "right": ("U8", (record.rank, n))}
-        return layout_of(record, **stored, stream=("U8", (record.count,)))
+        return layout_of(record, packed=("U8", (total_bytes(record),)))
 
     def encode(self, record: TensorRecord, base: Tensor | None, tuned: Tensor,
                fitted: Stored | None = None) -> dict[str, Tensor]:
         assert fitted is not None                      # there is no content without a fit
-        return {suffix: fitted[suffix] for suffix in self.layout(record)}
+        return {"packed": fitted["packed"] if "packed" in fitted else pack(fitted)}
 
     def add(self, record: TensorRecord, stored: Stored, base: Tensor | None) -> Tensor:
         assert base is not None
@@ -110,6 +139,7 @@ class Coded:
 
     def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
         flat = x.float().reshape(-1, x.shape[-1])
+        stored = unpacked(record, stored)
         levels, scaled = decoded(record, stored), flat * steps(record, stored)
         result = torch.cat([scaled @ levels[i:i + CHUNK].float().T for i in range(0, record.outputs, CHUNK)], 1)
         if record.rank:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.changes import range_svd
 from core.codecs import rans
-from core.codecs.coded import CODED, LARGEST, ZERO, dense
+from core.codecs.coded import LARGEST, ZERO, dense, pack, total_bytes
 from core.codecs.scales import exponent_for, to_half
 from core.gptq import inverse_factor, sweep
 from core.methods.aim import aim, is_worth_it
@@ -54,7 +54,7 @@ class Step:
 
 def fixed_bytes(record: TensorRecord) -> int:
     """Stored bytes but for the stream's."""
-    return sum(t.nbytes for t in CODED.layout(record).values()) - record.count
+    return total_bytes(record) - record.count
 
 
 def low_rank(target: Tensor, h: Tensor, nbytes: int) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -129,17 +129,16 @@ class Coded:
                   "stream": _padded(best.stream, record.count)}
         if not is_worth_it(evidence, dense(record, stored).to(evidence.change.device)):
             return self._nothing(planned)
-        return record, stored
+        return record, {"packed": pack(stored)}
 
     def _nothing(self, record: TensorRecord) -> tuple[TensorRecord, dict[str, Tensor]]:
         """A change of zeros in the bytes that were planned."""
         frequencies = np.zeros((rans.CLASSES, 2), np.int64)
         frequencies[:, 0] = rans.TOTAL
         stream = rans.encode(np.zeros((record.outputs, record.inputs), np.int8), np.zeros(record.inputs, np.int64), frequencies)
-        return record, {"columns": torch.zeros(record.inputs, dtype=torch.uint8),
-                        "tables": _as_bytes(frequencies),
-                        "scale": torch.zeros(1, dtype=torch.float16),
-                        "stream": _padded(stream, record.count)}
+        return record, {"packed": pack({
+            "scale": torch.zeros(1, dtype=torch.float16), "columns": torch.zeros(record.inputs, dtype=torch.uint8),
+            "tables": _as_bytes(frequencies), "stream": _padded(stream, record.count)})}
 
 
 def _relative_steps(diagonal: Tensor) -> tuple[Tensor, Tensor]:

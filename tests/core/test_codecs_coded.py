@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.codecs import CODECS, rans
-from core.codecs.coded import LARGEST, decoded, dense, steps
+from core.codecs.coded import LARGEST, decoded, dense, steps, unpacked
 from core.record import DTYPES, TensorRecord
 from tests.core.test_codecs import SHAPES, check_multiply, encoded, gauss, record_for, same_bits
 
@@ -88,7 +88,9 @@ def test_frequencies_keep_what_is_rare() -> None:
 def test_coded(shape: tuple[int, int], rank: int, output_dimension: int) -> None:
     base = gauss(*shape, std=0.05).bfloat16()
     record, stored, change, levels = coded_case(base, rank=rank, output_dimension=output_dimension)
-    assert same_bits(encoded(record, base, base, stored)["stream"], stored["stream"])
+    packed = encoded(record, base, base, stored)
+    assert same_bits(unpacked(record, packed)["stream"], stored["stream"])
+    assert same_bits(CODECS["coded"].add(record, packed, base), CODECS["coded"].add(record, stored, base))
     assert torch.equal(decoded(record, stored), levels)
     expected = (base.float() + change.float()).bfloat16()
     assert same_bits(CODECS["coded"].add(record, stored, base), expected)

@@ -153,10 +153,24 @@ def read_levels(stored: dict[str, Array], shape: tuple[int, int]) -> NDArray[np.
     return result
 
 
+def cut_coded(record: dict[str, Any], packed: Array, out: int, inputs: int) -> dict[str, Array]:
+    """The parts of a `coded` record's bytes."""
+    rank, parts, at = record.get("rank", 0), {}, 0
+    for part, shape in (("scale", (2 * (1 + rank),)), ("columns", (inputs,)), ("tables", (16, record["levels"] + 1, 2)),
+                        ("left", (out, rank)), ("right", (rank, inputs)), ("stream", (record["count"],))):
+        size = int(np.prod(shape))
+        parts[part] = packed[at:at + size].reshape(shape)
+        at += size
+    if at != len(packed):
+        raise ValueError("bytes that stand for nothing")
+    return parts | {"scale": np.frombuffer(parts["scale"].tobytes(), "<f2")}
+
+
 def read_coded(record: dict[str, Any], stored: dict[str, Array]) -> NDArray[np.float32]:
     """The change of a `coded` record in its stored orientation."""
     flipped = record.get("output_dimension", 0)
     out, inputs = record["shape"][::-1] if flipped else record["shape"]
+    stored = cut_coded(record, stored["packed"], out, inputs)
     code = stored["columns"].astype(np.int64) >> 4
     scale = stored["scale"].astype(np.float64)
     step = np.ldexp(scale[0], record["exponents"][0]) * (2 + code % 2) * 2.0**(code // 2)
