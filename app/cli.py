@@ -201,6 +201,36 @@ def resume(
     _carry_out(json, lambda terminal: commands.resume(terminal, job_folder, events))
 
 
+@app.command(rich_help_panel="Make", epilog=_examples(
+    "deltadeck fleet ./base ./ft-1 ./ft-2 ./ft-3 -o ./deltas", "deltadeck fleet ./base ./tunes/* -o ./deltas --budget 12x",
+    "deltadeck fleet /shared/base /shared/tunes/* -o /shared/deltas --on ray://head:10001"))
+def fleet(
+    base: Base,
+    fine_tunes: Annotated[list[str], typer.Argument(metavar="FINE_TUNED...", show_default=False,
+                                                    help="Fine-tunes of it: folders or hub ids.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False, rich_help_panel=_OUTPUT,
+                                         help="Where the deltas go, each named after its fine-tune.")],
+    recipe: Recipe = "chosen", axis: Axis = "auto", embeddings: Embeddings = "auto", objective: Objective = "kl",
+    calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None,
+    seed: Seed = 0, device: Device = "auto", budget: Budget = "", quality: Quality = "",
+    on: Annotated[str, typer.Option(metavar="ENGINE", help="local: this machine, each GPU with a job of its own. ray, "
+                                    "ray://HOST:PORT: a Ray cluster whose nodes share the folders.")] = "local",
+    workers: Annotated[int | None, typer.Option(metavar="N", min=1, show_default="one for each GPU, or 1", help="Jobs at a time. "
+                                                "On a CPU they share its cores.")] = None,
+    events: Events = None, json: Json = False,
+) -> None:
+    """Turn many fine-tunes of one base into deltas, as one batch: what they share is read once.
+
+    Finished ones are skipped when the command is run again, and one that fails stops no other. Ctrl-C keeps what is done.
+    """
+    from app import fleet as batch
+
+    options = {"recipe": recipe, "axis": axis, "embeddings": embeddings, "objective": objective, "calibration": calibration,
+               "samples": samples, "tune_samples": tune_samples, "sequence_length": sequence_length, "seed": seed,
+               "device": device, "budget": budget, "quality": quality}
+    _carry_out(json, lambda terminal: batch.fleet(terminal, base, fine_tunes, output, options, on, workers, events))
+
+
 @app.command(rich_help_panel="Look", epilog=_examples("deltadeck inspect ./my-delta", "deltadeck inspect ./my-delta --kind down"))
 def inspect(
     delta: DeltaFolder,

@@ -10,19 +10,28 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.words import count
+from app.codings import coding_of, coding_word, method_word, quiet
+from app.forecasting import Curve, curve_of, known_forecast
+from app.words import count, size
 
 if TYPE_CHECKING:
     from app.tables import KindSummary
-    from core.plan import Survey
+    from core.forecast import Forecast
+    from core.plan import Plan, Survey
     from core.record import TensorRecord
+    from core.request import Request
 
 _BY = {"auto": "axis by layer", "row": "by row", "column": "by column", "both": "row x column", "scalar": "one scale"}
-_CODECS = {"same": "same as base", "rows": "changed rows", "sparse": "changed entries", "lowrank": "low rank", "full": "whole"}
+_CODECS = {"same": "same as base", "rows": "changed rows", "sparse": "changed entries", "lowrank": "low rank", "full": "whole",
+           "left-out": "left out"}
+
+
+PREDICTING = 0.4
+"""What predicting the curve takes, as a share of fitting and tuning; a job counts it so too."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,17 @@ class PlanFacts:
     cores: int
     device: str
     sequence_length: int
+    is_at_most: bool = False
+    """Whether `weights_bytes` is only what the delta will not exceed: a size was asked for, or a fidelity."""
+    smallest: int = 0
+    """Bytes of weight files with every change left out that a size decides on, and (`largest`) with all of those whole."""
+    largest: int = 0
+    signs: int = 0
+    """Bytes with one bit per weight: what there is without asking for a size."""
+    ahead: Curve | None = None
+    """The predicted curve, where the pair's was made before."""
+    prediction_seconds: float = 0.0
+    """About how long predicting it takes; in `seconds` where the job will have to."""
 
     @property
     def rest_bytes(self) -> int:
@@ -108,11 +128,14 @@ def plan_facts(request: dict[str, Any], cache: PlanCache, *, offline: bool | Non
 
     For a worker thread. Raises the `Refused` errors of opening, pairing and options.
     """
+    from core.budget import is_item
+    from core.budget_stage import shaped
     from core.checkpoint import open_checkpoint
     from core.devices import choose_device
     from core.estimate import Sizes, estimate, machine_speed
     from core.plan import plan_from, survey
     from core.request import Request, sample_counts, sequence_length
+    from core.variant import is_learnt
 
     asked = Request(**request)
     options = asked.options()
@@ -128,21 +151,71 @@ def plan_facts(request: dict[str, Any], cache: PlanCache, *, offline: bool | Non
             speed = max(speed, machine_speed(device))       # what slowed the machine at the first look may be over
             with cache.lock:
                 cache.pair = (key, state, measured)
-        plan = plan_from(measured, options)
+        plan = first = plan_from(measured, options)
+        smallest, largest = size_range(plan.records)
         length, samples = sequence_length(asked, tuned.config), sample_counts(asked)
         cache.speeds[str(device)] = speed = speed or machine_speed(device)
         sizes = Sizes((samples["fit"] + samples["fit_held_out"]) * length, samples["tune"] * length,
                       samples["tune_held_out"] * length)
         width = int(tuned.config.get("hidden_size") or tuned.config.get("n_embd") or 1024)
+        if asked.is_uniform:
+            plan = shaped(plan, asked)
         cost = estimate(plan, sizes, device, width, speed)
+        predicting = PREDICTING * cost.seconds
+        found = known_forecast(asked, plan, base, tuned, device)
+        ahead = None if found is None else curve_of(found, first)
+        weights, expect = plan.weights_bytes, plan.records
+        told = {r.name for r in first.records if asked.is_allocated and is_item(r)}      # left out or whole, the job tells of it
+        if asked.is_allocated:
+            plan, weights = planned_size(asked, plan, found, smallest)
+            expect = plan.records
     total, free = memory()
     return PlanFacts(
-        tensors=len(plan.records), weights_bytes=plan.weights_bytes, sign_bytes=sign_bytes(plan.records),
+        tensors=len(plan.records), weights_bytes=weights, sign_bytes=sign_bytes(plan.records),
         sidecar_bytes=plan.sidecar_bytes, full_bytes=plan.full_bytes, kinds=kind_facts(plan.records),
         sidecars=tuple(sorted(plan.sidecars)), warnings=plan.warnings,
-        expect=tuple((r.name, r.block, r.kind, r.shape, r.change) for r in plan.records if r.codec in ("sign", "lowrank")),
-        seconds=cost.seconds, memory_bytes=cost.memory_bytes, memory_total=total, memory_free=free, disk_bytes=cost.disk_bytes,
-        disk_free=disk_free(Path(asked.output).expanduser()), cores=cores(), device=str(device), sequence_length=length)
+        expect=tuple((r.name, r.block, r.kind, r.shape, r.change) for r in expect if r.name in told or is_learnt(r)),
+        seconds=cost.seconds + (predicting if asked.is_allocated and ahead is None else 0.0),
+        memory_bytes=cost.memory_bytes, memory_total=total, memory_free=free, disk_bytes=cost.disk_bytes,
+        disk_free=disk_free(Path(asked.output).expanduser()), cores=cores(), device=str(device), sequence_length=length,
+        is_at_most=asked.is_allocated, smallest=smallest, largest=largest, signs=first.weights_bytes, ahead=ahead,
+        prediction_seconds=predicting)
+
+
+def size_range(records: Sequence[TensorRecord]) -> tuple[int, int]:
+    """(bytes of weight files with every change left out that a size decides on, bytes with all of those stored whole)."""
+    import msgspec
+
+    from core.artifact import weights_bytes
+    from core.budget import is_item
+
+    def with_codec(codec: str) -> int:
+        return weights_bytes([msgspec.structs.replace(r, codec=codec, slices=(), planes=1, exponents=()) if is_item(r) else r
+                              for r in records])
+    return with_codec("same"), with_codec("full")
+
+
+def planned_size(asked: Request, plan: Plan, found: Forecast | None, smallest: int) -> tuple[Plan, int]:
+    """(the plan, bytes that the delta will not exceed) of a size or a fidelity. Before the pair is predicted, the plan stays as
+    it is and its size is what was asked for; a fidelity's is not known then: 0. Raises `BadOption` where it is too small.
+    """
+    from core.budget import allocate, parse_budget
+    from core.errors import BadOption
+    from core.forecast import parse_quality
+
+    if asked.quality:
+        if found is None:
+            return plan, 0
+        budget = found.budget_for(plan.records, parse_quality(asked.quality))
+    else:
+        budget = parse_budget(asked.budget, plan.full_bytes)
+    if found is not None:
+        plan = replace(plan, records=allocate(plan.records, found.probe, budget))
+        return plan, plan.weights_bytes
+    if budget < smallest:
+        raise BadOption(f"{size(budget)} are too little for this pair.", "What is not up to the size alone (embeddings, norms, "
+                        f"exact changes) takes {size(smallest)}.", "Ask for a larger size.")
+    return plan, budget
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
@@ -223,7 +296,8 @@ def stored_words(records: Sequence[TensorRecord]) -> str:
 
 def _way(record: TensorRecord) -> str:
     if record.codec != "sign":
-        return _CODECS.get(record.codec, record.codec)
+        key = coding_of(record.codec, record.method, 1, record.note)
+        return _CODECS.get(key) or quiet(method_word(record.method) or coding_word(key))
     head = "sign" if record.planes == 1 else f"{record.planes} signs"
     axes = {s.axis for s in record.slices}
     return f"{head}, {_BY[axes.pop()]}" if len(axes) == 1 else head

@@ -11,14 +11,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from app.codings import bits_text, coding_letter, coding_of
 from app.words import duration, percent, shape, size
 
 KIND_ORDER = ("embed", "q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down", "head", "norm", "bias")
 LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S", "auto": "?"}
-_CODEC_LETTERS = {"same": "=", "rows": "r", "sparse": "s", "lowrank": "L", "full": "F"}
 AXIS_WORDS = {"row": "row", "column": "column", "both": "row x column", "scalar": "scalar", "auto": "row|column"}
 LEGEND = {"R": "row (per output)", "C": "column (per input)", "B": "row x column", "S": "scalar", "?": "row or column",
-          "L": "low rank", "F": "full", "=": "same as base", "s": "sparse", "r": "some rows"}
+          "P": "sign planes", "M": "DeltaMix", "E": "coded levels", "L": "low rank", "F": "full", "=": "same as base",
+          "\N{EN DASH}": "left out", "s": "sparse", "r": "some rows"}
 
 
 _ROOMY = 100
@@ -38,6 +39,8 @@ class KindSummary:
     change: float
     unchanged: float
     recovery: float | None
+    stored: dict[str, int]
+    """As `codecs`, with methods and planes told apart."""
 
 
 def record_size(record: Any) -> int:
@@ -45,6 +48,24 @@ def record_size(record: Any) -> int:
     from core.artifact import stored_tensors
 
     return sum(t.nbytes for t in stored_tensors(record))
+
+
+def record_coding(record: Any) -> str:
+    """How a record's change is stored: see `app.codings.coding_of`. Planes count where a method chose them."""
+    return coding_of(record.codec, record.method, 1, record.note)
+
+
+def codec_words(record: Any) -> str:
+    """A record's codec as tables name it: `svdmix`, `sign x 3`, `same (left out)`; a method of its own in brackets."""
+    key = record_coding(record)
+    more = "left out" if key == "left-out" else record.method if record.method not in ("", "planes", record.codec) else ""
+    planes = f" x {record.planes}" if record.codec == "sign" and record.planes > 1 else ""
+    return f"{record.codec}{planes}" + (f" ({more})" if more else "")
+
+
+def record_bits(record: Any) -> float:
+    """Stored bits per weight."""
+    return 8 * record_size(record) / max(1, _numel(record.shape))
 
 
 def full_size(record: Any) -> int:
@@ -104,7 +125,7 @@ def by_kind(records: Iterable[Any]) -> list[KindSummary]:
             dict(Counter(s.axis for r in members if r.codec == "sign" for s in r.slices)), sum(map(record_size, members)),
             sum(map(full_size, members)), (changes[len(changes) // 2] + changes[(len(changes) - 1) // 2]) / 2,
             sum(r.unchanged * w for r, w in zip(members, weights, strict=True)) / max(1, sum(weights)),
-            sum(recoveries) / len(recoveries) if recoveries else None))
+            sum(recoveries) / len(recoveries) if recoveries else None, dict(Counter(map(codec_words, members)))))
     return rows
 
 
@@ -130,7 +151,7 @@ def kinds_table(kinds: Sequence[KindSummary], *, planned: bool) -> Table:
     grid = table("Kind", "Codec", "Axis", "Tensors", "Change", *last, "Bytes", "Of full", left=3)
     for k in kinds:
         extra = percent(k.unchanged) if planned else ("" if k.recovery is None else f"{k.recovery:.3f}")
-        grid.add_row(k.kind, counts(k.codecs), counts(k.axes, AXIS_WORDS), str(k.count), percent(k.change, 2), extra,
+        grid.add_row(k.kind, counts(k.stored), counts(k.axes, AXIS_WORDS), str(k.count), percent(k.change, 2), extra,
                      size(k.bytes), percent(k.bytes / k.full_bytes if k.full_bytes else 0))
     total, full = sum(k.bytes for k in kinds), sum(k.full_bytes for k in kinds)
     grid.add_section()
@@ -147,8 +168,9 @@ def tensors_table(records: Iterable[Any], width: int) -> Table:
     tried = [axis for axis in ("row", "column", "both", "scalar") if any(axis in x.axis for r in found for x in r.losses)]
     shapes, digits = width >= _ROOMY, 4 if width >= _ROOMY else 3
     words = ("Tensor", *(("Shape",) if shapes else ()), "Codec", "Axis")
+    bits = ("Bits",) if shapes else ()
     heads = [f"Loss {axis}" if axis == tried[0] else axis for axis in tried]
-    grid = table(*words, "Bytes", *heads, "Recovery", left=len(words))
+    grid = table(*words, "Bytes", *bits, *heads, "Recovery", left=len(words))
     for column in grid.columns[1:]:
         column.no_wrap = True
     grid.columns[0].overflow = "fold"
@@ -157,7 +179,8 @@ def tensors_table(records: Iterable[Any], width: int) -> Table:
         shown = [f"{sum(v) / len(v):.{digits}f}" if v else "" for v in losses]
         recovered = record_recovery(r)
         axes = counts(Counter(s.axis for s in r.slices), AXIS_WORDS) if r.codec == "sign" else ""
-        grid.add_row(name, *([shape(r.shape)] if shapes else []), r.codec, axes, f"{record_size(r):,}", *shown,
+        grid.add_row(name, *([shape(r.shape)] if shapes else []), codec_words(r), axes, f"{record_size(r):,}",
+                     *([bits_text(record_bits(r))] if shapes else []), *shown,
                      "" if recovered is None else f"{recovered:.{digits}f}")
     return grid
 
@@ -171,7 +194,8 @@ def axis_map(records: Iterable[Any]) -> list[list[str]]:
             continue
         if r.kind not in kinds:
             kinds.append(r.kind)
-        letters = [LETTERS[s.axis] for s in r.slices] if r.codec == "sign" else [_CODEC_LETTERS[r.codec]]
+        key = record_coding(r)
+        letters = [LETTERS.get(s.axis, "?") for s in r.slices] if key == "sign" else [coding_letter(key)]
         cells.setdefault(r.block, {}).setdefault(r.kind, []).extend(letters)
     kinds.sort(key=lambda k: KIND_ORDER.index(k) if k in KIND_ORDER else len(KIND_ORDER))
 
@@ -183,8 +207,9 @@ def axis_map(records: Iterable[Any]) -> list[list[str]]:
 
 def legend(rows: Sequence[Sequence[str]]) -> str:
     """What the letters of an axis map mean, of those that are in it."""
-    there = {c for row in rows[1:] for cell in row[1:] for c in cell}
-    return "   ".join(f"{letter} {word}" for letter, word in LEGEND.items() if letter in there)
+    there = {c for row in rows[1:] for cell in row[1:] for c in cell if not c.isdigit() and c != " "}
+    known = [f"{letter} {word}" for letter, word in LEGEND.items() if letter in there]
+    return "   ".join([*known, *(f"{letter} another codec" for letter in sorted(there - set(LEGEND)))])
 
 
 def axis_map_table(rows: Sequence[Sequence[str]]) -> Table:
@@ -199,14 +224,25 @@ def axis_map_table(rows: Sequence[Sequence[str]]) -> Table:
 
 
 def fidelity_table(report: Mapping[str, Any]) -> Table:
-    """Base and variant against the fine-tune, from `fidelity.Report.as_dict()`."""
-    grid = table("", "KL mean", "+-", "KL p99", "Top-1", "Perplexity", "+-")
-    for name in ("base", "variant"):
-        f = report[name]
-        grid.add_row(name, f"{f['kl_mean']:.5f}", f"{f['kl_se']:.5f}", f"{f['kl_p99']:.4f}", percent(f["top1"], 2),
-                     f"{f['ppl']:.3f}", f"{f['ppl_se']:.3f}")
+    """Base and variant against the fine-tune, from `fidelity.Report.as_dict()`; a line per figure, with standard errors."""
+    grid = table("To the fine-tune", "Base", "+-", "Variant", "+-", "Fine-tune", "+-")
     own = report["fine_tuned"]
-    grid.add_row("fine-tune", "0", "", "0", "100 %", f"{own['ppl']:.3f}", f"{own['ppl_se']:.3f}")
+
+    def line(words: str, key: str, error: str, digits: int, exact: str = "", exact_error: str = "") -> None:
+        cells = []
+        for name in ("base", "variant"):
+            f = report[name]
+            cells += [f"{f[key]:.{digits}f}", f"{f[error]:.{digits}f}" if error else ""]
+        grid.add_row(words, *cells, exact, exact_error)
+
+    line("KL mean", "kl_mean", "kl_se", 5, "0")
+    line("KL median", "kl_median", "kl_median_se", 5, "0")
+    line("KL 99th percentile", "kl_p99", "kl_p99_se", 4, "0")
+    line("KL largest", "kl_max", "", 3, "0")
+    shares = [percent(report[name][key], 2) for name in ("base", "variant") for key in ("top1", "top1_se")]
+    grid.add_row("Top-1 agreement", *shares, "100 %", "")
+    line("Perplexity", "ppl", "ppl_se", 3, f"{own['ppl']:.3f}", f"{own['ppl_se']:.3f}")
+    line("Perplexity gap", "ppl_gap", "ppl_gap_se", 3, "0")
     return grid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer
-from PySide6.QtGui import QAccessible, QAccessibleEvent
+from PySide6.QtGui import QAccessible, QAccessibleEvent, QMouseEvent
 from PySide6.QtWidgets import QFrame, QGraphicsDropShadowEffect, QWidget
 
 from app.icons import Icons
@@ -68,6 +68,11 @@ class Toast(QFrame):
         self.hide()
         if call is not None:
             call()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """It goes at a click: what it covers may be wanted."""
+        event.accept()
+        self.hide()
 
     def _place(self) -> None:
         self.adjustSize()

@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from core import mapguard
 from core.checkpoint import Checkpoint
-from core.checkpoint_files import SIDECARS, inside, is_plain_file
+from core.checkpoint_files import inside, is_plain_file, is_sidecar
 from core.checkpoint_header import LONGEST_HEADER, SafetensorsFile, check_unchanged, parse_json, read_header, shown, shown_shape
 from core.codecs import CODECS
 from core.codecs.check import record_problem
 from core.errors import BadSafetensors, DeltaCorrupt, NotADelta, OutputExists, WrongBase
 from core.record import DTYPE_NAMES, DTYPES, StoredTensor, TensorRecord
-from core.safefile import cut_shards, file_bytes, file_sha256, raw_bytes, sync_folder, write_file
+from core.safefile import cut_shards, file_bytes, file_sha256, own_hash, raw_bytes, sync_folder, write_file, write_synced
 
 FORMAT = "deltadeck"
 FORMAT_VERSION = 1
@@ -69,29 +71,12 @@ class DeltaConfig(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
 
 
-def is_sidecar(name: str) -> bool:
-    """Whether a delta may bring a file of this name along: config, tokenizer or template, by its plain name."""
-    return name in SIDECARS or bool(re.fullmatch(r"[\w.-]{1,60}\.model", name))
-
-
 def config_bytes(config: DeltaConfig) -> bytes:
     """Text of a config, its own hash filled in."""
     def text(c: DeltaConfig) -> bytes:
         return msgspec.json.format(msgspec.json.encode(c), indent=1) + b"\n"
     digest = hashlib.sha256(text(msgspec.structs.replace(config, sha256=""))).hexdigest()
     return text(msgspec.structs.replace(config, sha256=digest))
-
-
-_OWN_HASH = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
-
-
-def own_hash(text: bytes) -> str | None:
-    """The hash that a config's text ends with, if it is right: that of the text without these 64 digits."""
-    found = _OWN_HASH.search(text, max(0, len(text) - 100))
-    if found is None:
-        return None
-    digest = hashlib.sha256(text[:found.start(1)] + text[found.end(1):]).hexdigest()
-    return digest if digest.encode() == found[1] else None
 
 
 def stored_tensors(record: TensorRecord) -> list[StoredTensor]:
@@ -134,10 +119,11 @@ def base_digest(records: Sequence[TensorRecord]) -> str:
 
 def write_delta(target: Path, config: DeltaConfig, encode: Callable[[TensorRecord], Mapping[str, Tensor]],
                 sidecars: Mapping[str, Path], card: str, *, limit: int = SHARD_BYTES,
-                progress: Callable[[int], None] | None = None) -> DeltaConfig:
+                progress: Callable[[int], None] | None = None, check: Callable[[], None] | None = None) -> DeltaConfig:
     """Write a delta folder to a temporary name, sync, rename. Returns the config as written, hashes filled in.
 
-    `encode` gives a record's tensors by suffix, in order of the records. `progress` is called with each tensor's bytes.
+    `encode` gives a record's tensors by suffix, in order of the records. `progress` is called with each tensor's bytes,
+    `check` once all is written: it raises where what was read for it can't be trusted, and nothing is left then.
     Raises `OutputExists` when `target` is there already, and `ValueError` for a config that could not be read back
     (a number that is not finite, a file name that no delta may hold).
     """
@@ -177,29 +163,25 @@ def write_delta(target: Path, config: DeltaConfig, encode: Callable[[TensorRecor
             extra[INDEX] = index
         extra |= {name: path.read_bytes() for name, path in sidecars.items()}
         for name, content in sorted(extra.items()):
-            _write_synced(work / name, content)
+            write_synced(work / name, content)
             files[name] = FileEntry(len(content), hashlib.sha256(content).hexdigest())
         empty = hashlib.sha256().hexdigest()
         records = tuple(msgspec.structs.replace(r, sha256=hashes[r.name].hexdigest() if r.name in hashes else empty)
                         for r in config.tensors)
         config = msgspec.structs.replace(config, files=files, tensors=records)
         text = config_bytes(config)
-        _write_synced(work / CONFIG, text)
+        write_synced(work / CONFIG, text)
         written = msgspec.json.decode(text, type=DeltaConfig)
         sync_folder(work)
+        if check:
+            check()
         os.rename(work, target)
-        sync_folder(target.parent)
-        return written
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with suppress(OSError):                            # the delta is there, and whole: no reason to call it a failure
+        sync_folder(target.parent)
+    return written
 
 
 class Delta:
@@ -211,6 +193,7 @@ class Delta:
         self._headers = headers
         self._files = {t.name: name for name, header in headers.items() for t in header.tensors}
         self._open: dict[str, Any] = {}
+        self._guards: dict[str, int] = {}
 
     def stored(self, name: str) -> dict[str, Tensor]:
         """Stored tensors of one record by suffix: views of the mapped file (copies where it aligns them badly).
@@ -220,13 +203,25 @@ class Delta:
         record = self.records[name]
         result = {}
         for tensor in stored_tensors(record):
-            data = self._mapped(self._files[tensor.name]).get_tensor(tensor.name)
+            file = self._files[tensor.name]
+            data = self._mapped(file).get_tensor(tensor.name)
+            if file not in self._guards and data.numel():
+                header = self._headers[file]
+                begin = next(t.begin for t in header.tensors if t.name == tensor.name)
+                self._guards[file] = mapguard.watch(data.data_ptr() - begin, header.size)
             result[tensor.name[len(name) + 1:]] = data.clone() if data.data_ptr() % data.element_size() else data
         if problem := CODECS[record.codec].stored_problem(record, result):
             raise _damaged(self.folder, f"tensor {shown(name)} {problem}")
         return result
 
+    def check(self) -> None:
+        """Raise `DeltaCorrupt` if what was read of a mapped file was not there: it was cut short while in use."""
+        for file, slot in self._guards.items():
+            if mapguard.faults(slot):
+                raise _damaged(self.folder, f"'{file}' could not be read to its end")
+
     def _mapped(self, file: str) -> Any:
+        self.check()
         path = self.folder / file
         try:
             check_unchanged(self._headers[file], path.stat())

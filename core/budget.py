@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -31,10 +30,10 @@ def parse_budget(text: str, full_bytes: int) -> int:
 
     Raises `BadOption` for anything else, and for what is not above zero.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(x|[kmg]?i?b)?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(x|[kmg]?i?b)?\s*", text, re.IGNORECASE | re.ASCII)
     unit = (found[2] or "").lower() if found else "?"
     number = float(found[1]) if found else 0.0
-    if not math.isfinite(number) or number <= 0 or (unit != "x" and unit not in _UNITS):
+    if not 0 < number < 1e18 or (unit != "x" and unit not in _UNITS):
         raise BadOption(f"'{text}' is no size.", "", "Write it like 12x (so many times smaller), 900MB or 1.5GB.")
     return int(full_bytes / number) if unit == "x" else int(number * _UNITS[unit])
 
@@ -92,10 +91,8 @@ def _fitting(made: Callable[[int], tuple[TensorRecord, ...] | None], records: Se
         if over <= 0:
             return result
         limit -= over << min(attempt, 12)              # what fits then may need other entries in the files' headers
-    least = made(0)
-    smallest = weights_bytes(least) if least is not None else fixed
-    raise BadOption(f"{budget / 1e6:,.2f} MB are too little for this pair.", f"What is not up to the budget alone (embeddings, "
-                    f"norms, exact changes) takes {smallest / 1e6:,.2f} MB.", "Ask for a larger size.")
+    raise BadOption(f"{budget:,} bytes are too little for this pair.", f"What is not up to the size alone (embeddings, norms, "
+                    f"changes that are stored exactly) takes {fixed:,} bytes.", "Ask for a larger size.")
 
 
 def uniform(records: Sequence[TensorRecord], method: str, budget: int) -> tuple[TensorRecord, ...]:
@@ -105,11 +102,17 @@ def uniform(records: Sequence[TensorRecord], method: str, budget: int) -> tuple[
 
     def made(limit: int) -> tuple[TensorRecord, ...] | None:
         share = limit / whole if whole else 0.0
-        picked = {r.name: METHODS[method].plan(_bare(r), int(2 * r.inputs * r.outputs * share)) for r in items}
+        picked = {r.name: _no_larger_than_whole(METHODS[method].plan(_bare(r), int(2 * r.inputs * r.outputs * share)), r)
+                  for r in items}
         if any(p is None for p in picked.values()):
             return None
         return tuple(picked.get(r.name) or r for r in records)
     return _fitting(made, records, budget)
+
+
+def _no_larger_than_whole(planned: TensorRecord | None, record: TensorRecord) -> TensorRecord | None:
+    whole = msgspec.structs.replace(_bare(record), codec="full")
+    return whole if planned is not None and _data_bytes(planned) >= _data_bytes(whole) else planned
 
 
 def curve(records: Sequence[TensorRecord], found: Probe) -> list[tuple[int, float]]:

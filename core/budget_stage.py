@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core import __version__
-from core.budget import allocate, is_item, parse_budget, uniform
+from core.budget import CANDIDATES, allocate, is_item, parse_budget, uniform
 from core.checkpoint import Checkpoint
 from core.devices import exact_arithmetic
 from core.forecast import Forecast, forecast_key, keep_forecast, load_forecast, make_forecast, parse_quality
@@ -27,8 +27,8 @@ KEY = "forecast"
 def forecast_depends(request: Request, base: Checkpoint, tuned: Checkpoint, length: int, tokens_sha256: str,
                      device: torch.device) -> list[Any]:
     """All that a forecast depends on, as plain data."""
-    return [__version__, request.seed, length, tokens_sha256, str(device), torch.get_num_threads(), identity(base),
-            identity(tuned)]
+    return [__version__, [c.key for c in CANDIDATES], request.seed, length, tokens_sha256, str(device),
+            torch.get_num_threads(), identity(base), identity(tuned)]
 
 
 def forecast_pair(request: Request, plan: Plan, base: Checkpoint, tuned: Checkpoint, device: torch.device,
@@ -70,11 +70,9 @@ def allocated(plan: Plan, request: Request, model: StagedModel, pair: tuple[Chec
 
     The forecast is read from the job's journal or the folder of `cache` (folder, what it depends on) where it is known.
     """
-    entry = journal.read(KEY)
     key = forecast_key(*cache[1])
-    if entry is not None:
-        found = msgspec.json.decode(entry.extra["forecast"], type=Forecast)
-    else:
+    found = _journalled(journal)
+    if found is None:
         known = load_forecast(cache[0], key)
         found = known or make_forecast(model, *pair, plan.records, parts, device, seed=request.seed, tick=tick)
         journal.write(KEY, [], {}, {"forecast": msgspec.json.encode(found).decode()})
@@ -87,6 +85,14 @@ def allocated(plan: Plan, request: Request, model: StagedModel, pair: tuple[Chec
     expected = {"budget": budget, "expected_kl": found.expected(plan.records, records), "base_kl": found.zero,
                 "methods": _counts(plan, records)}
     return replace(plan, records=records), expected
+
+
+def _journalled(journal: Journal) -> Forecast | None:
+    entry = journal.read(KEY)
+    try:
+        return None if entry is None else msgspec.json.decode(entry.extra["forecast"], type=Forecast)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
 
 
 def _counts(plan: Plan, records: tuple[Any, ...]) -> dict[str, int]:

@@ -32,6 +32,9 @@ def model_card(config: DeltaConfig, full_bytes: int, weights_bytes: int) -> str:
               "Tensors by codec: " + ", ".join(f"{n} {k}" for k, n in sorted(codecs.items())) + "."]
     if axes:
         lines.append("Scales by axis: " + ", ".join(f"{n} {k}" for k, n in sorted(axes.items())) + ".")
+    if f.get("methods"):
+        counts = ", ".join(f"{n} {k}" for k, n in sorted(f["methods"].items(), key=lambda pair: -pair[1]))
+        lines.append(f"Matrices by method, chosen for the size: {counts}.")
     if config.warnings:
         lines += ["", "## Warnings", "", *(f"- {w}" for w in config.warnings)]
     lines += ["", "## Use", "", "```", "deltadeck verify   THIS_FOLDER --base BASE",

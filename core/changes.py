@@ -126,7 +126,7 @@ def low_rank(base: Tensor, tuned: Tensor) -> int | None:
     """
     if base.dim() != 2 or base.shape != tuned.shape or min(base.shape) < 24:
         return None
-    limit = min(128, min(base.shape) // 3)
+    limit = min(320, min(base.shape) // 3)
     corner = (slice(0, SAMPLE), slice(0, SAMPLE))
     x = tuned[corner].float()
     if _spread(x - base[corner].float(), x, tuned.dtype, min(limit, min(x.shape) // 3)):

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from core import mapguard
 from core.checkpoint_files import (
     INDEX,
     check_not_pickled,
@@ -112,6 +113,7 @@ class Checkpoint:
                     self._stored[stored.name] = stored
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(sorted(infos.items())))
         self._maps: dict[Path, safe_open] = {}
+        self._guards: dict[Path, int] = {}
         self._hashes: dict[str, str] = {}
         self._lock = Lock()
         self._closed = False
@@ -123,12 +125,32 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if error is None:
+            self._check_pages()
 
     def close(self) -> None:
         """Let go of the mapped files. Views that are still held keep theirs."""
         with self._lock:
             self._maps.clear()
             self._closed = True
+
+    def check(self) -> None:
+        """Raise BadSafetensors if a weight file changed since it was opened, or what was read of it is not what it held.
+
+        To be asked once more before anything made from views is kept: a file may change while it is read.
+        """
+        for path, file in self._files.items():
+            check_unchanged(file, _status(path))
+        self._check_pages()
+
+    def _check_pages(self) -> None:
+        for path, slot in self._guards.items():
+            if mapguard.faults(slot):
+                raise BadSafetensors(
+                    f"{path} could not be read to its end while it was in use.",
+                    "It was cut short, or its disk failed.",
+                    "Copy or download the file again.",
+                )
 
     def view(self, name: str) -> torch.Tensor:
         """The tensor as it lies in the mapped file: stored dtype, no copy. Read only, never write to it.
@@ -141,12 +163,15 @@ class Checkpoint:
         with self._lock:
             self._check_open()
             check_unchanged(file, _status(info.file))
+            self._check_pages()
             try:
                 if info.file not in self._maps:
                     self._maps[info.file] = _map(info.file)
             except (OSError, RuntimeError):
                 return self.read(name)
             tensor: torch.Tensor = self._maps[info.file].get_tensor(name)  # type: ignore[no-untyped-call]
+            if info.file not in self._guards and tensor.numel():
+                self._guards[info.file] = mapguard.watch(tensor.data_ptr() - self._stored[name].begin, file.size)
         return tensor.clone() if tensor.data_ptr() % info.dtype.itemsize else tensor
 
     def read(

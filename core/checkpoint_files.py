@@ -290,3 +290,8 @@ def _is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(4)
     return start[:1] == b"\x80" or start == b"PK\x03\x04"
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a delta may bring a file of this name along: config, tokenizer or template, by its plain name."""
+    return name in SIDECARS or bool(re.fullmatch(r"[\w.-]{1,60}\.model", name))

@@ -35,6 +35,7 @@ from core.deck_variant import BASE, Base, Loaded, Source, Variant, WholeVariant,
 from core.devices import choose_device
 from core.errors import BadOption, DeckBusy, NoSuchVariant
 from core.overlay import NoOverlay, Overlay, Prepared
+from core.shortage import in_words
 
 __all__ = ["BASE", "WAYS", "Deck", "Switched"]
 
@@ -66,14 +67,15 @@ class Deck:
     def __init__(self, base: str | Path, device: str = "auto", *, offline: bool | None = None) -> None:
         """Load a base (folder or hub id) for a device: auto, cuda, mps or cpu.
 
-        Raises what `open_checkpoint` and `choose_device` raise, `UnsupportedModel`, and `DeltadeckError` without memory.
+        Raises what `open_checkpoint` and `choose_device` raise, `UnsupportedModel`, and `OutOfMemory`.
         """
         self.device = choose_device(device)
         self._lock, self._holder, self._depth, self._what = threading.Condition(), 0, 0, ""
         self.memory_before: Memory = memory_now(self.device)
         self.checkpoint = open_checkpoint(base, offline=offline)
         try:
-            self._loaded = self._load()
+            with in_words(self.checkpoint.folder, device=self.device):
+                self._loaded = self._load()
         except BaseException:
             self.checkpoint.close()
             raise
@@ -121,7 +123,8 @@ class Deck:
                 self._holder, self._what = me, what
             self._depth += 1
         try:
-            yield
+            with in_words(self.checkpoint.folder, device=self.device):
+                yield
         finally:
             with self._lock:
                 self._depth -= 1
@@ -161,7 +164,8 @@ class Deck:
         chosen = name or self._free_name(folder.resolve().name)
         if chosen == BASE or chosen in self._variants:
             raise NoSuchVariant(f"The name '{chosen}' is taken on this deck.", "", "Choose another name.")
-        variant = open_variant(folder, chosen, self._loaded)
+        with in_words(folder, device=self.device):
+            variant = open_variant(folder, chosen, self._loaded)
         with self.busy(f"'{chosen}' is being put on the deck.", wait=True):
             self._variants[chosen] = variant
             shown = self._overlay.take()

@@ -63,9 +63,11 @@ class Parameters:
         if target is self.holds:
             return 0
         held, keys = self.holds, self._keys(target, self.holds)
+        self._check_files(target)
         kept = {k: self.get(k) for k in {*keys, self.loaded.input_key, self.loaded.output_key}}
         try:
             self._write(target, keys)
+            target.check()
         except BaseException as error:
             outcome = self._undo(target, keys, kept)
             if isinstance(error, Cancelled) or not isinstance(error, Exception):
@@ -75,6 +77,16 @@ class Parameters:
                                outcome[1]) from error
         self.holds = target
         return len(keys)
+
+    def _check_files(self, target: Source) -> None:
+        """Raise `SwitchFailed` before anything is touched where a file that the switch, or its undoing, reads is not whole."""
+        try:
+            target.check()
+            self.holds.check()
+        except DeltadeckError as error:
+            raise SwitchFailed(f"'{target.name}' could not be switched on in place of '{self.holds.name}': {error.what}",
+                               f"Nothing was touched: the parameters are those of '{self.holds.name}' as before.",
+                               "Put the file back, or unload the base and load it again.") from error
 
     def check_sound(self) -> None:
         """Raise `SwitchFailed` if an earlier failure left parameters that are neither one thing nor the other."""
@@ -90,11 +102,13 @@ class Parameters:
                 self._set(key, tensor)
             for key in keys:
                 fill(self.holds, key, kept[key])
+            self.holds.check()
             return f"The parameters are those of '{self.holds.name}' again.", again
         except Exception:
             pass
         try:
             self._write(self.base, self._keys(self.base, self.holds, target))
+            self.base.check()
             self.holds = self.base
             return "What was there before could not be put back either; the parameters are now the base's.", again
         except Exception:

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from core.checkpoint import Checkpoint
-from core.errors import DeltadeckError
+from core.errors import DeltadeckError, OutOfMemory
+from core.shortage import is_out_of_memory, memory_words
 from core.skeleton import BUILDING, Skeleton
 from core.tokenizer_files import make_tokenizer
 
@@ -45,7 +46,8 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
     """The model of an opened checkpoint, in the type it is stored in, ready to answer.
 
     Its parameters lie in memory of their own, not in the mapped file, so that what is reported is what is used and nothing
-    that happens to the file reaches them. Raises `DeltadeckError` when memory runs out.
+    that happens to the file reaches them. Raises `OutOfMemory`, and `BadSafetensors` where a file changed
+    meanwhile.
     """
     from transformers import AutoModelForCausalLM
 
@@ -60,9 +62,12 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
         else:
             model.to(device)
         give_back()                                    # what loading leaves behind, the mapped file above all
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeltadeckError(f"The memory of '{device}' is too small for '{checkpoint.source}'.", f"It said: {error}.",
-                             "Close other programs, or use another device.") from error
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"The memory of '{device}' is too small for '{checkpoint.source}': {memory_words(error, device)}.",
+                              "", "Close other programs, or use another device.") from error
+        raise
+    checkpoint.check()
     return model
 
 

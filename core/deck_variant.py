@@ -82,6 +82,9 @@ class Source(Protocol):
     def write(self, tensor: str, target: Tensor) -> None:
         """Fill `target` with a tensor by its name on disk, rounded to the target's type."""
 
+    def check(self) -> None:
+        """Raise where a file that `write` reads is not what it was: what was written may be wrong then."""
+
     def close(self) -> None:
         """Let go of files and memory."""
 
@@ -116,6 +119,9 @@ class Base:
     def write(self, tensor: str, target: Tensor) -> None:
         target.copy_(self.loaded.checkpoint.view(tensor))
 
+    def check(self) -> None:
+        self.loaded.checkpoint.check()
+
     def close(self) -> None:
         self.loaded.checkpoint.close()
 
@@ -140,6 +146,7 @@ class DeltaVariant:
         self.stored: dict[str, Stored] = {
             n: {k: v.clone() if loaded.device.type == "cpu" else v.to(loaded.device) for k, v in delta.stored(n).items()}
             for n in self.records}
+        delta.check()
 
     @property
     def stored_bytes(self) -> int:
@@ -173,6 +180,9 @@ class DeltaVariant:
             else:
                 part = slice(piece.start, piece.stop)
                 add_signs(common[part], signs[0, part], row, column, out=target[part])
+
+    def check(self) -> None:
+        self.loaded.checkpoint.check()
 
     def close(self) -> None:
         self.stored = {}
@@ -252,6 +262,9 @@ class WholeVariant:
 
     def write(self, tensor: str, target: Tensor) -> None:
         target.copy_(self.checkpoint.view(tensor))
+
+    def check(self) -> None:
+        self.checkpoint.check()
 
     def close(self) -> None:
         self.checkpoint.close()

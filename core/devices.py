@@ -10,10 +10,14 @@ from typing import TypeVar
 
 import torch
 
-from core.errors import BadOption, DeltadeckError
-from core.stream import TOKENS_AT_ONCE
+from core.errors import BadOption
+from core.shortage import is_out_of_memory, out_of_memory
+from core.stream import TOKENS_AT_ONCE, limited
 
 T = TypeVar("T")
+
+SMALLEST = 64
+"""Tokens at a time below which nothing smaller is tried."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -58,17 +62,25 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def retry_smaller(work: Callable[[int], T], device: torch.device, at_once: int = TOKENS_AT_ONCE) -> T:
-    """Call `work(tokens at once)`; after an out-of-memory error again with half as many, down to 64."""
+    """Call `work(tokens at once)`; after an out-of-memory error again with half as many, down to 64.
+
+    Batches that `work` cuts are no larger than that, whether or not it says so itself (`stream.limited`).
+
+    Raises `OutOfMemory` with the number that was short, and anything else that `work` raises.
+    """
     while True:
         try:
-            return work(at_once)
-        except (torch.OutOfMemoryError, MemoryError) as e:
-            if at_once <= 64:
-                raise DeltadeckError(f"The memory of '{device}' ran out even with {at_once} tokens at a time.", f"It said: {e}.",
-                                     "Close other programs, or use another device.") from e
+            with limited(at_once):
+                return work(at_once)
+        except (RuntimeError, MemoryError, OSError) as e:          # the host's own shortage is a plain RuntimeError of torch
+            if not is_out_of_memory(e):
+                raise
+            if at_once <= SMALLEST:
+                raise out_of_memory(e, device, f" even with {at_once} tokens at a time") from e
             at_once //= 2
         if device.type == "cuda":
             torch.cuda.empty_cache()
+        give_back_memory()
 
 
 def give_back_memory() -> None:

@@ -54,6 +54,15 @@ def head_moment(model: StagedModel, tuned: Weights, ids: Tensor, device: torch.d
     return h / h.diagonal().mean()
 
 
+def metric_for(record: TensorRecord, head: Tensor | None, model: StagedModel) -> Tensor | None:
+    """What an embedding or head is coded under, given the head's moment (in, in): see the module's text."""
+    if head is None or (record.kind == "head" and not model.skeleton.tied):
+        return head
+    if not model.skeleton.tied:
+        return None                                    # an embedding alone: every input counts alike
+    return head + torch.eye(len(head), dtype=head.dtype, device=head.device)
+
+
 def fit_rows(variant: Variant, record: TensorRecord, metric: Tensor | None, device: torch.device, *,
              chosen: bool = False) -> TensorRecord:
     """Learn signs and row scales of all planes of an embedding or head under `metric` (in, in), identity when None.

@@ -24,6 +24,22 @@ class Cancelled(DeltadeckError):
     """The user asked for an end; what is finished is kept."""
 
 
+class OutOfMemory(DeltadeckError):
+    """The host's or a device's memory is too small for what was asked."""
+
+
+class DeviceFailed(DeltadeckError):
+    """A device gave up in the middle of its work; the program has to be started again before it can be used."""
+
+
+class StorageFailed(DeltadeckError):
+    """The system refused to read or write a file: a disk that fails, a folder that may not be written to."""
+
+
+class DiskFull(StorageFailed):
+    """The disk had no room left for what was being written."""
+
+
 # ---------------------------------------------------------------------------------- opening a checkpoint
 class CheckpointNotFound(Refused):
     """No such folder, and no such model in the hub cache (or the hub can't be reached)."""
@@ -115,6 +131,10 @@ class BadOption(Refused):
 
 class EmptyFolder(Refused):
     """There is nothing at all in the folder that should hold a checkpoint."""
+
+
+class ClusterUnavailable(Refused):
+    """Jobs can't be run across machines: Ray is not installed, no cluster answers, or its nodes can't do them."""
 
 
 class DemoUnavailable(DeltadeckError):

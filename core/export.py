@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from core.checkpoint import Checkpoint
 from core.errors import NoSpace, OutputExists
 from core.record import StoredTensor
 from core.safefile import cut_shards, file_bytes, sync_folder, write_file
+from core.shortage import in_words
 
 SHARD_BYTES = 2_000_000_000
 """Data in one weight file, unless a single tensor is larger."""
@@ -50,16 +53,30 @@ def export_checkpoint(delta: Delta, base: Checkpoint, target: Path, *, limit: in
     """Write the variant as a checkpoint folder: to a temporary name, synced, renamed.
 
     Tensors are made and written one at a time. `progress` is called with (bytes written, of how many) and may raise
-    to stop; nothing is left behind then. Raises `OutputExists`, `WrongBase` and `NoSpace` before anything is written.
+    to stop; nothing is left behind then. Raises `OutputExists`, `WrongBase` and `NoSpace` before anything is written,
+    `StorageFailed`, `DiskFull` or `OutOfMemory` where that happens on the way.
     """
     if target.exists():
         raise OutputExists(f"'{target}' exists already.", "", "Choose another output, or move it away.")
-    check_whole(delta)
-    check_base(delta, base)
-    sidecars = variant_sidecars(delta, base)
-    shards = checkpoint_shards([StoredTensor(r.name, r.dtype, r.shape) for r in delta.records.values()], limit)
-    _check_room(target, sum(file_bytes(s, _METADATA) for s in shards.values()), sidecars)
+    need = 0
+    with in_words(target.absolute().parent, lambda: need):
+        check_whole(delta)
+        check_base(delta, base)
+        sidecars = variant_sidecars(delta, base)
+        shards = checkpoint_shards([StoredTensor(r.name, r.dtype, r.shape) for r in delta.records.values()], limit)
+        need = _room(sum(file_bytes(s, _METADATA) for s in shards.values()), sidecars)
+        _check_room(target, need)
+        weights = _write_whole(delta, base, target, shards, sidecars, progress)
+    files = sorted(target.iterdir())
+    return Exported(target, tuple(f.name for f in files), weights, sum(f.stat().st_size for f in files))
+
+
+def _write_whole(delta: Delta, base: Checkpoint, target: Path, shards: dict[str, list[StoredTensor]],
+                 sidecars: Mapping[str, Path], progress: Callable[[int, int], None] | None) -> int:
+    """Write the folder under another name, and give it its own once it is whole; returns bytes of the weights."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):      # of a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         work.chmod(0o755)
@@ -70,16 +87,18 @@ def export_checkpoint(delta: Delta, base: Checkpoint, target: Path, *, limit: in
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(work)
+        base.check()
+        delta.check()
         # A folder that has appeared meanwhile must not be replaced, which a rename does with an empty one.
         if target.exists():
             raise OutputExists(f"'{target}' exists already.", "It has just appeared.", "Choose another output, or move it away.")
         work.rename(target)
-        sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    files = sorted(target.iterdir())
-    return Exported(target, tuple(f.name for f in files), weights, sum(f.stat().st_size for f in files))
+    with suppress(OSError):                            # the checkpoint is there, and whole
+        sync_folder(target.parent)
+    return weights
 
 
 def _write_weights(delta: Delta, base: Checkpoint, work: Path, shards: dict[str, list[StoredTensor]],
@@ -105,8 +124,11 @@ def _write_weights(delta: Delta, base: Checkpoint, work: Path, shards: dict[str,
     return sum(path.stat().st_size for path in work.iterdir())
 
 
-def _check_room(target: Path, weights: int, sidecars: dict[str, Path]) -> None:
-    need = weights + sum(path.stat().st_size for path in sidecars.values()) + (1 << 20)
+def _room(weights: int, sidecars: Mapping[str, Path]) -> int:
+    return weights + sum(path.stat().st_size for path in sidecars.values()) + (1 << 20)
+
+
+def _check_room(target: Path, need: int) -> None:
     where = target.absolute().parent
     while not where.exists():
         where = where.parent

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from core.budget import CANDIDATES, curve, is_item, remaining
 from core.checkpoint import Checkpoint
+from core.embeddings import fit_rows, head_moment, metric_for
 from core.errors import BadOption
 from core.fit import keep_guess
 from core.probe import GUESS, Candidate, Probe, probe, share_at
@@ -37,6 +38,8 @@ class Forecast(msgspec.Struct, frozen=True):
     """The same with the fine-tune's own tensors wherever no budget decides (embeddings, norms)."""
     guess: float
     """The same as `layers` with data-free signs by row instead of nothing."""
+    fixed: float
+    """The same with the fine-tune's tensors wherever a budget decides, and embeddings and head as the plan codes them."""
     guess_share: float
     """The share that data-free signs leave, by the probe."""
 
@@ -49,16 +52,25 @@ class Forecast(msgspec.Struct, frozen=True):
 
     def kl(self, share: float) -> float:
         """Expected KL in nats per token for a remaining share; before end-to-end tuning, which lowers it."""
-        return self.layers * math.pow(min(1.0, max(0.0, share)), self.power)
+        return self.fixed + self.layers * math.pow(min(1.0, max(0.0, share)), self.power)
 
     def points(self, records: Sequence[TensorRecord]) -> list[tuple[int, float]]:
         """(bytes of weight files, expected KL), ascending in bytes."""
         return [(nbytes, self.kl(share)) for nbytes, share in curve(records, self.probe)]
 
     def budget_for(self, records: Sequence[TensorRecord], quality: float) -> int:
-        """The smallest size whose expected recovery, 1 - KL / KL of the base, is at least `quality`."""
+        """The smallest size whose expected recovery, 1 - KL / KL of the base, is at least `quality`.
+
+        Raises `BadOption`, naming the best there is, where no size reaches it.
+        """
         points = self.points(records)
-        return next((nbytes for nbytes, kl in points if kl <= (1 - quality) * self.zero), points[-1][0])
+        found = next((nbytes for nbytes, kl in points if kl <= (1 - quality) * self.zero), None)
+        if found is None:
+            best = 1 - points[-1][1] / self.zero if self.zero > 0 else 1.0
+            raise BadOption(f"A recovery of {quality} is more than any size is expected to reach here.",
+                            f"What is not up to the size (embeddings, head) alone leaves {best:.4f}.",
+                            "Ask for less, or store the embeddings whole (--embeddings full).")
+        return found
 
     def expected(self, records: Sequence[TensorRecord], chosen: Sequence[TensorRecord]) -> float:
         """Expected KL of an allocation."""
@@ -96,7 +108,15 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
     others = any(r.codec != "same" and r.name not in chosen for r in records)
     layers = loss(lambda n: _base_like(variant, n) if n in chosen else tuned.view(n), 0.92) if others else zero
     guess = loss(lambda n: variant.read(n) if n in chosen else tuned.view(n), 0.96)
-    return Forecast(found, zero, layers, guess, _guess_share(records, found))
+    coded = [r for r in records if r.codec == "sign" and r.block is None and r.kind in ("embed", "head")]
+    fixed = 0.0
+    if coded:
+        metric = head_moment(model, weights, parts["fit"], device)
+        for record in coded:
+            fit_rows(variant, record, metric_for(record, metric, model), device, chosen=False)
+        named = {r.name for r in coded}
+        fixed = loss(lambda n: variant.read(n) if n in named else tuned.view(n), 0.99)
+    return Forecast(found, zero, layers, guess, fixed, _guess_share(records, found))
 
 
 def variant_of_guesses(variant: Variant, names: Sequence[str], device: torch.device) -> Variant:
@@ -133,7 +153,10 @@ def load_forecast(folder: Path | None, key: str) -> Forecast | None:
     if folder is None:
         return None
     try:
-        return msgspec.json.decode((folder / f"{key}.json").read_bytes(), type=Forecast)
+        digest, _, text = (folder / f"{key}.json").read_bytes().partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() != digest:
+            return None
+        return msgspec.json.decode(text, type=Forecast)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -145,7 +168,8 @@ def keep_forecast(folder: Path | None, key: str, found: Forecast) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         work = folder / f"{key}.partial"
-        work.write_bytes(msgspec.json.encode(found))
+        text = msgspec.json.encode(found)
+        work.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
         work.replace(folder / f"{key}.json")
     except OSError:
         return

@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +17,17 @@ from typing import Any
 
 import msgspec
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 
-from core import __version__
+from core import __version__, job_folder
 from core.artifact import BaseInfo, Delta, DeltaConfig, base_digest, open_delta, write_delta
-from core.budget import is_item
+from core.budget import LEFT_OUT, is_item
 from core.budget_stage import KEY, allocated, forecast_depends, shaped
 from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
-from core.errors import BadOption, Cancelled, JobMismatch, NoSpace, OutputExists, Refused
+from core.errors import BadOption, Cancelled, NoSpace, OutputExists, Refused
 from core.estimate import Sizes, estimate, operations
 from core.events import (
     AnyEvent,
@@ -42,11 +41,13 @@ from core.events import (
     Written,
 )
 from core.fit import BlockFitter, is_fitted, keep_guess, learn_unseen
-from core.journal import Journal, read_job_note
+from core.fleet_sources import FRESH, Sources
+from core.journal import Journal
 from core.plan import Plan, make_plan, record_bytes
 from core.prepare_stage import Preparation, prepare
 from core.record import TensorRecord
-from core.request import Request, asked_size, draw_samples, identity, parts_sha256, sample_counts, sequence_length
+from core.request import Request, asked_size, identity, parts_sha256, sample_counts, sequence_length
+from core.shortage import in_words
 from core.stream import Batches, advance, cut_batches, levels, start
 from core.tune_stage import Desk, TuneStage
 from core.variant import Variant, is_learnt
@@ -67,9 +68,9 @@ class Job:
     """A request being carried out. `tell` gets every event; `cancelled` is asked between steps."""
 
     def __init__(self, request: Request, tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool] = lambda: False,
-                 forecasts: Path | None = None) -> None:
-        """`forecasts`: a folder that keeps what a budget was chosen from, so that no pair is measured twice."""
-        self.request, self.cancelled, self.forecasts = request, cancelled, forecasts
+                 forecasts: Path | None = None, sources: Sources = FRESH) -> None:
+        """`forecasts`: a folder that keeps what budgets were chosen from; `sources`: what jobs of one batch share."""
+        self.request, self.cancelled, self.forecasts, self.sources = request, cancelled, forecasts, sources
         self.expected: dict[str, Any] = {}
         self.given = 0
         """Matrices that a budget leaves nothing to learn for."""
@@ -79,7 +80,9 @@ class Job:
         if not self.output.name:
             raise BadOption(f"'{request.output}' is no name for a new folder.", "", "Give the delta's folder a name.")
         self.folder = self.output.with_name(self.output.name + ".job")
-        self.journal = Journal(self.folder)
+        self.journal = Journal(self.folder, self._check_pair)
+        self.need = 0
+        """Bytes of disk that the job was found to need."""
         self.warnings: list[str] = []
         self.costs: dict[str, float] = {}
         self.pace: tuple[float, float] | None = None
@@ -120,10 +123,13 @@ class Job:
     def run(self) -> Result:
         """Carry the request out. Raises `Refused` errors before anything is written, `Cancelled` when asked to stop."""
         options = self.request.options()
-        if os.path.lexists(self.output):
+        left = job_folder.may_be_finished(self.folder, self.output)
+        if os.path.lexists(self.output) and not left:
             raise OutputExists(f"'{self.output}' exists already.", "", "Choose another output, or move it away.")
         self.device = choose_device(self.request.device)
-        with open_checkpoint(self.request.base) as base, open_checkpoint(self.request.fine_tuned) as tuned, exact_arithmetic():
+        with (in_words(self.output.absolute().parent, lambda: self.need, self.device),
+              self.sources.open_base(self.request.base) as base, open_checkpoint(self.request.fine_tuned) as tuned,
+              exact_arithmetic()):
             self.base, self.tuned = base, tuned
             self.tell(StageStarted(stage="plan", total=len(tuned.tensors)))
             self.plan = make_plan(base, tuned, options, lambda done, total: self.tell(
@@ -132,12 +138,19 @@ class Job:
             for message in self.plan.warnings:
                 self.warn(message)
             self.length = sequence_length(self.request, tuned.config)
-            self._check_room()
+            if not left:
+                self._check_room()
             lock = self._job_folder()
             try:
-                return self._carry_out()
+                # A process that ended between the delta's rename and the clearing left nothing but that to do.
+                return self._result(job_folder.finished(self.journal, self.output)) if left else self._carry_out()
             finally:
                 lock.release()
+
+    def _check_pair(self) -> None:
+        """Raise where a checkpoint is no longer what it was: nothing that was made from it may be kept then."""
+        self.base.check()
+        self.tuned.check()
 
     def _check_room(self) -> None:
         counts = sample_counts(self.request)
@@ -148,7 +161,7 @@ class Job:
         self.costs = {"prepare": share * sum(ops.values()), "fit": ops["fit"], "tune": ops["tune"] + ops["measure"],
                       "write": 0.02 * sum(ops.values())}
         width = int(self.tuned.config.get("hidden_size") or self.tuned.config.get("n_embd") or 1024)
-        need = estimate(self.plan, sizes, self.device, width).disk_bytes
+        self.need = need = estimate(self.plan, sizes, self.device, width).disk_bytes
         where = self.output.absolute().parent
         while not where.exists():
             where = where.parent
@@ -159,36 +172,10 @@ class Job:
 
     def _job_folder(self) -> FileLock:
         """Make or reopen the job's folder, held against a second process."""
-        if self.folder.exists() and not (self.folder / "job.json").is_file() and (
-                not self.folder.is_dir() or any(not _own(p.name) for p in self.folder.iterdir())):
-            raise OutputExists(f"'{self.folder}' exists and is no job's folder.", "The job would keep its steps there and "
-                               "remove it at the end.", "Choose another output, or move it away.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as e:
-            raise JobMismatch(f"Another process is working on '{self.folder}'.", "", "Wait for it, or stop it first.") from e
         wanted = {"request": msgspec.to_builtins(msgspec.structs.replace(self.request, output=self.output.name)),
                   "version": __version__, "threads": torch.get_num_threads(), "device": str(self.device),
                   "base": identity(self.base), "fine_tuned": identity(self.tuned)}
-        path = self.folder / "job.json"
-        if path.exists():
-            found = read_job_note(path)
-            differing = [k for k in wanted if k != "threads" and found.get(k) != wanted[k]]
-            if differing:
-                lock.release()
-                raise JobMismatch(f"'{self.folder}' belongs to another job: its {' and '.join(differing)} "
-                                  f"{'differ' if len(differing) > 1 else 'differs'}.",
-                                  "Its finished layers would not fit this one.",
-                                  f"Delete '{self.folder}' to begin anew, or choose another output.")
-            # The number of threads decides in which order sums are taken, and with that the last bits.
-            torch.set_num_threads(int(found["threads"]))
-        else:
-            work = path.with_suffix(".partial")
-            work.write_bytes(msgspec.json.format(msgspec.json.encode({**wanted, "full_request": self.request})))
-            work.replace(path)
-        return lock
+        return job_folder.claim(self.folder, wanted, {"full_request": self.request})
 
     def _carry_out(self) -> Result:
         model = StagedModel.of(self.tuned)
@@ -196,7 +183,7 @@ class Job:
         self.tell(StageStarted(stage="prepare", total=len(self.plan.records)))
         self._allocate(model)
         variant = Variant(self.base, self.tuned, self.plan.records)
-        self._prepare(model, variant)
+        retry_smaller(lambda _: self._prepare(model, variant), self.device)
         if self.request.recipe == "bitdelta":
             for record in list(variant.records.values()):
                 if record.codec == "sign" and record.name not in variant.learnt:
@@ -206,29 +193,26 @@ class Job:
         desk = Desk(self.request, self.device, self.journal, self.parts, self.tell, self.warn, self.progress)
         stage = TuneStage(desk, self.tuned)
         fidelity = retry_smaller(lambda at_once: stage.run(model, variant, at_once), self.device)
-        folder = self._write(variant, fidelity)
-        self._clear()
-        delta = open_delta(folder)
-        seconds = time.monotonic() - self.began
-        self._tell(Finished(folder=str(folder), weights_bytes=delta.weights_bytes, seconds=round(seconds, 2),
-                            time=round(seconds, 3)))
-        return Result(folder, self.plan, delta, seconds)
+        return self._result(open_delta(self._write(variant, fidelity)))
 
-    def _clear(self) -> None:
+    def _result(self, delta: Delta) -> Result:
+        self.clear()
+        seconds = time.monotonic() - self.began
+        self._tell(Finished(folder=str(delta.folder), weights_bytes=delta.weights_bytes, seconds=round(seconds, 2),
+                            time=round(seconds, 3)))
+        return Result(delta.folder, self.plan, delta, seconds)
+
+    def clear(self) -> None:
         """Remove the job's own files, and its folder if nothing else is in it."""
-        for path in self.folder.iterdir():
-            if _own(path.name):
-                path.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.folder.rmdir()
+        job_folder.clear(self.folder)
 
     def _calibration(self, model: StagedModel) -> dict[str, Tensor]:
         entry = self.journal.read("calibration")
         if entry is None:
             try:
-                drawn = draw_samples(self.request, self.base, self.tuned, self.length, model.skeleton.vocabulary)
+                drawn = self.sources.draw(self.request, self.base, self.tuned, self.length, model.skeleton.vocabulary)
             except Refused:                            # nothing was begun: leave nothing behind
-                self._clear()
+                self.clear()
                 raise
             tensors = drawn.parts
             extra = {"source": drawn.source, "got": drawn.got, "short": drawn.is_short}
@@ -256,9 +240,13 @@ class Job:
         before, known = self.plan.records, self.journal.read(KEY) is not None
         depends = forecast_depends(self.request, self.base, self.tuned, self.length, self.calibration["sha256"], self.device)
         parts = {k: self.parts[k] for k in ("fit", "fit_held_out", "tune_held_out")}
-        self.plan, self.expected = retry_smaller(lambda _: allocated(
-            self.plan, self.request, model, (self.base, self.tuned), parts, self.device, self.journal,
-            (self.forecasts, depends), lambda done: self.progress("prepare", done * 100, 100)), self.device)
+        try:
+            self.plan, self.expected = retry_smaller(lambda _: allocated(
+                self.plan, self.request, model, (self.base, self.tuned), parts, self.device, self.journal,
+                (self.forecasts, depends), lambda done: self.progress("prepare", done * 100, 100)), self.device)
+        except Refused:                                # no layer was begun: nothing stands in the way of another size
+            self.clear()
+            raise
         self._check_room()
         for old, new in zip(before, self.plan.records, strict=True):
             if is_item(old) and not is_learnt(new):    # left out, or stored whole: nothing is left to do for these
@@ -276,7 +264,7 @@ class Job:
         return entry.records
 
     def _fitted(self, record: TensorRecord, seconds: float, *, restored: bool = False) -> None:
-        if record.note:
+        if record.note and record.note != LEFT_OUT:    # of those the count is told, in what is expected
             self.warn(f"{record.name}: {record.note}")
         held_out = [x.held_out for x in record.losses if x.held_out is not None]
         index = self.order.setdefault(record.name, len(self.order))
@@ -377,13 +365,8 @@ class Job:
             done += count
             self.tell(Written(bytes=done, total=total))
         write_delta(self.output, config, variant.encode, self.plan.sidecars,
-                    model_card(config, self.plan.full_bytes, total), progress=wrote)
+                    model_card(config, self.plan.full_bytes, total), progress=wrote, check=self._check_pair)
         return self.output
-
-
-def _own(name: str) -> bool:
-    """Whether a file of a job folder may be the job's own."""
-    return name in ("lock", "job.json", "target.bin", "student.bin") or name.endswith((".step", ".partial"))
 
 
 def short_name(checkpoint: Checkpoint) -> str:

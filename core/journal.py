@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,9 @@ def read_job_note(path: Path) -> dict[str, Any]:
 class Journal:
     """The entries of one job folder by key."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
+        """`check` is called before anything is kept; it raises where what the step was made from can't be trusted."""
+        self.folder, self.check = folder, check
 
     def _path(self, key: str) -> Path:
         if not re.fullmatch(r"\w[\w.-]{0,149}", key, re.ASCII):     # the names of tensors may hold anything
@@ -78,7 +79,8 @@ class Journal:
 
     def write(self, key: str, records: list[TensorRecord], tensors: Mapping[str, Mapping[str, Tensor]],
               extra: Mapping[str, Any] | None = None) -> None:
-        """Keep an entry; durable on return."""
+        """Keep an entry; durable on return. Raises OSError, and whatever `check` raises; the entry is as before then."""
+        self.check()
         packed = {name: {s: _Packed(DTYPE_NAMES[t.dtype], tuple(t.shape), bytes(raw_bytes(t))) for s, t in learnt.items()}
                   for name, learnt in tensors.items()}
         body = msgspec.msgpack.encode(_Entry(records, packed, dict(extra or {})))

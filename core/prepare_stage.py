@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import Checkpoint
-from core.embeddings import fit_rows, head_moment
+from core.embeddings import fit_rows, head_moment, metric_for
 from core.fit import is_fitted, keep_guess
 from core.journal import Journal
 from core.record import TensorRecord
@@ -56,16 +56,9 @@ def prepare(job: Preparation, model: StagedModel, variant: Variant) -> None:
         if not is_fitted(record):
             fitted = variant.learn_factors(record)
         elif record.kind in ("embed", "head") and not plain:
-            reads_head = record.kind == "head" or model.skeleton.tied
-            fitted = fit_rows(variant, record, _metric(metric, record, model) if reads_head else None, job.device,
+            fitted = fit_rows(variant, record, metric_for(record, metric, model), job.device,
                               chosen=job.recipe not in ("exact", "paper"))
         else:
             fitted = keep_guess(variant, record.name, job.device)
         job.journal.write(key, [fitted], {record.name: variant.learnt[record.name]})
         job.fitted(fitted, time.monotonic() - begin)
-
-
-def _metric(metric: Tensor | None, record: TensorRecord, model: StagedModel) -> Tensor | None:
-    if metric is None or (record.kind == "head" and not model.skeleton.tied):
-        return metric
-    return metric + torch.eye(len(metric), dtype=metric.dtype, device=metric.device)

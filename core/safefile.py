@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def checked(announced: StoredTensor, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a small file and sync it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in `folder` durable, where the system can."""
     if os.name == "nt":
@@ -109,3 +118,15 @@ def cut_shards(tensors: Iterable[StoredTensor], stem: str, limit: int) -> dict[s
     if len(shards) == 1:
         return {f"{stem}.safetensors": shards[0]}
     return {f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
+
+
+_OWN_HASH = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
+
+
+def own_hash(text: bytes) -> str | None:
+    """The hash that a config's text ends with, if it is right: that of the text without these 64 digits."""
+    found = _OWN_HASH.search(text, max(0, len(text) - 100))
+    if found is None:
+        return None
+    digest = hashlib.sha256(text[:found.start(1)] + text[found.end(1):]).hexdigest()
+    return digest if digest.encode() == found[1] else None

@@ -6,8 +6,10 @@ the hidden states, whatever the model's depth, and each block runs a handful of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from core.weights import Weights
 
 TOKENS_AT_ONCE = 4096
 """Tokens that go through a block together."""
+
+_LIMIT: ContextVar[int] = ContextVar("tokens at once at most", default=TOKENS_AT_ONCE)
 
 SPILL_FROM = 2 << 30
 """Bytes of one stream's hidden states from which on they live in a file."""
@@ -157,8 +161,19 @@ class Batches:
         return sum(i.numel() for i in self.ids)
 
 
+@contextmanager
+def limited(tokens: int) -> Iterator[None]:
+    """Whatever cuts its tokens into batches meanwhile, on this thread, takes at most this many at a time."""
+    token = _LIMIT.set(tokens)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
 def cut_batches(training: Tensor, held_out: Tensor | None = None, at_once: int = TOKENS_AT_ONCE) -> Batches:
-    """Batches of (samples, tokens) ids; a batch is training or held-out as a whole."""
+    """Batches of (samples, tokens) ids; a batch is training or held-out as a whole. `limited` may make them smaller."""
+    at_once = min(at_once, _LIMIT.get())
     ids: list[Tensor] = []
     flags: list[bool] = []
     for part, flag in ((training, False), (held_out, True)):
@@ -180,6 +195,7 @@ class Hidden:
         total = sum(sizes)
         self.path = folder / f"{name}.bin" if folder is not None and total * 4 > SPILL_FROM else None
         if self.path is not None:
+            _reserve(self.path, total * 4)
             flat = torch.from_file(str(self.path), shared=True, size=total, dtype=torch.float32)
         else:
             flat = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
@@ -197,6 +213,17 @@ class Hidden:
         self.parts = []
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Have the disk's blocks of a file that is to be mapped. Raises OSError: writing to a page that finds none kills."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        zeros = bytes(1 << 20)
+        for at in range(0, size, len(zeros)):
+            file.write(zeros[:size - at])
 
 
 def start(skeleton: Skeleton, weights: Weights, batches: Batches, device: torch.device, folder: Path | None = None,

@@ -13,7 +13,7 @@ from app.benchmarking.run import Settings, run
 from app.benchmarking.ways import Cell, cells
 from app.compressing import calibration_place, place
 from app.console import Failed, Terminal
-from app.words import duration, percent, size
+from app.words import count, duration, percent, size
 from core.errors import BadOption
 
 
@@ -25,7 +25,7 @@ def benchmark(terminal: Terminal, settings: Settings, methods: str, sizes: str, 
     except ValueError:
         raise BadOption(f"'{sizes}' is no list of sizes.", "", "Use numbers such as 4,8,16,32.") from None
     todo = cells(names, numbers)
-    terminal.say(f"{len(todo)} cells; finished ones are kept in {folder} and not run again.", "dim")
+    terminal.say(f"{count(len(todo), 'cell')}; finished ones are kept in {folder} and not run again.", "dim")
 
     def tell(cell: Cell, position: int, row: dict[str, Any] | None) -> None:
         head = f"[{position + 1}/{len(todo)}] {cell.way.label}, 1/{cell.size}"

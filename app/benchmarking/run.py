@@ -17,7 +17,8 @@ import psutil
 
 from app.benchmarking.table import as_csv, as_markdown, as_svg
 from app.benchmarking.ways import Cell, limit_bytes
-from core.errors import Cancelled, DeltadeckError, OutputExists
+from app.console import REFUSED
+from core.errors import Cancelled, DeltadeckError, OutputExists, Refused
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def call(arguments: Sequence[str], check: Check) -> Outcome:
     if child.returncode or not value:
         error = value.get("error", {})
         said = error if isinstance(error, dict) else {"what": str(error)}
+        if child.returncode == REFUSED and said.get("what"):
+            raise Refused(str(said["what"]), str(said.get("why", "")), str(said.get("remedy", "")))
         raise DeltadeckError(
             f"'{arguments[0]}' ended with code {child.returncode}.",
             str(said.get("what", "")) + " " + str(said.get("why", "")),

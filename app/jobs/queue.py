@@ -87,6 +87,12 @@ class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
         return Path(str(self.request.get("output", "")))
 
     @property
+    def asked(self) -> str:
+        """The size or fidelity that was asked for: `12x`, `900MB`, `recovery 0.98`; empty where none was."""
+        budget, quality = (str(self.request.get(k) or "") for k in ("budget", "quality"))
+        return budget or (f"recovery {quality}" if quality else "")
+
+    @property
     def job_folder(self) -> Path:
         """Where the job keeps its steps until it is done."""
         return self.output.with_name(self.output.name + ".job")
@@ -202,6 +208,10 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, OSError) and error.errno in _FULL:
         return Failure(what="The disk is full.", why="Finished layers are kept.", kind=kind, details=trace,
                        remedy="Free some space, then try again.")
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f" to use '{error.filename}'" if error.filename else ""
+        return Failure(what=f"The system refused{place}: {error.strerror or kind}.", why="Finished layers are kept.", kind=kind,
+                       details=trace, remedy="Check the folder, its permissions and its disk, then try again.")
     said, why = str(error).strip().split("\n")[0], "Deltadeck did not foresee this. Finished layers are kept."
     return Failure(what=f"{kind}: {said}" if said else f"{kind}.", why=why,
                    remedy="Try again. If it comes back, copy the details into a report.", kind=kind, details=trace)

@@ -6,7 +6,8 @@ from collections import Counter
 
 import msgspec
 
-from app.models.layers import LayerRow
+from app.codings import coding_word, quiet
+from app.models.layers import AXIS_WORDS, LayerRow
 from app.words import count, duration, percent, size
 
 LEVELS = ("info", "done", "step", "warning", "error")
@@ -33,8 +34,8 @@ def layer_text(row: LayerRow) -> str:
 def fit_text(rows: list[LayerRow]) -> str:
     """`Fit done: row 148, column 62`."""
     won = Counter(row.winner for row in rows if row.state == "done" and row.winner and row.block is not None)
-    names = {"both": "row x column", "lowrank": "low rank"}
-    return "Fit done" + (": " if won else "") + ", ".join(f"{names.get(w, w)} {n}" for w, n in won.most_common())
+    names = {w: quiet(AXIS_WORDS.get(w) or coding_word(w)) for w in won}
+    return "Fit done" + (": " if won else "") + ", ".join(f"{names[w]} {n}" for w, n in won.most_common())
 
 
 def kept_text(number: int) -> str:

@@ -77,6 +77,12 @@ class DeltaEntry:
     fidelity: tuple[tuple[str, float], ...] = ()
     """Losses in order: base, fitted, tuned (where it was), variant."""
     warnings: tuple[str, ...] = ()
+    asked: str = ""
+    """The size or fidelity that it was made for: `12x`, `900MB`, `recovery 0.98`."""
+    expected_kl: float | None = None
+    """What its plan expected, before tuning end to end."""
+    mix: tuple[tuple[str, int], ...] = ()
+    """Which method how many matrices were given, where a budget chose."""
 
     @property
     def usable(self) -> bool:

@@ -128,15 +128,21 @@ def copy_delta(task: Task, source: Path, parent: Path, name: str = "", *, checke
         raise NoSpace(f"The delta needs {size(total)} on the disk of '{parent}', {size(free)} are free.", "",
                       "Free some space, or choose a folder on another disk.")
     name = name or source.resolve().name
-    with _whole(parent, name) as work:
+    from core.safefile import sync_folder
+    from core.shortage import in_words
+
+    with in_words(parent, lambda: total), _whole(parent, name) as work:
         done = 0
         for path in files:
             def told(part: int, path: Path = path, before: int = done) -> None:
                 task.progress(Step(f"Copying {name}: {path.name}, {size(before + part)} of {size(total)}", before + part, total))
             _copy_file(path, work / path.name, told)
             done += path.stat().st_size
+        sync_folder(work)
         target = parent / free_name(parent, name)
         os.rename(work, target)
+    with suppress(OSError):                            # it is there, and whole
+        sync_folder(parent)
     return target
 
 

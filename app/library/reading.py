@@ -16,8 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.codings import method_word
 from app.library.entry import DeltaEntry, KindCount
-from app.models.layers import AXIS_WORDS, LayerRow, row_of_record, winner_of
+from app.models.layers import AXIS_WORDS, LayerRow, codec_winner, row_of_record
 from app.paths import expanded
 from app.words import listed
 from core.errors import DeltadeckError
@@ -34,8 +35,14 @@ _MOST_LINES = 2_000
 _SHA = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n\Z')
 _KINDS = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
 _SETTINGS = {"recipe": "Recipe", "axis": "Axis", "embeddings": "Embeddings", "objective": "Objective",
-             "samples": "Samples to fit", "tune_samples": "Samples to tune"}
-RECIPES = {"exact": "Exact fit", "paper": "As in the paper", "bitdelta": "BitDelta"}
+             "samples": "Samples to fit", "tune_samples": "Samples to tune", "budget": "Size asked for",
+             "quality": "Recovery asked for"}
+RECIPES = {"chosen": "Chosen signs", "exact": "Exact fit", "paper": "As in the paper", "bitdelta": "BitDelta",
+           "planes": "Sign planes", "deltamix": "DeltaMix", "delta-come": "Delta-CoMe", "lowrank": "Low rank"}
+UNIFORM = ("planes", "deltamix", "delta-come", "lowrank")
+"""Recipes that give every matrix the same share of its bytes, by the method of that name."""
+MIX = "Budgeted mix"
+"""What a delta is called in lists whose size was shared out by what it is worth in each matrix."""
 OBJECTIVES = {"kl": "KL to the fine-tune", "mse": "Squared logit error"}
 _TUNED_AXES = {"auto": "Row or column, per layer", "row": "Row", "column": "Column", "both": "Row x column", "scalar": "Scalar"}
 
@@ -66,12 +73,18 @@ def signature(folder: Path) -> str:
     return sha256(repr(facts).encode()).hexdigest()
 
 
-def method_label(recipe: str, axis: str) -> str:
-    """What a recipe is called in lists: `Per-axis`, `Row x column`, `Paper`, `BitDelta`."""
+def method_label(recipe: str, axis: str, *, is_mix: bool = False) -> str:
+    """What a recipe is called in lists: `Per-axis`, `Row x column`, `Paper`, `BitDelta`, `DeltaMix`; `Budgeted mix`."""
+    if recipe in UNIFORM:
+        return RECIPES[recipe]
+    if is_mix:
+        return MIX if recipe == "chosen" else f"{MIX}, {method_label(recipe, axis).lower()}"
     if recipe == "bitdelta" or (recipe == "exact" and axis == "scalar"):
         return "BitDelta"
     if recipe == "paper":
         return "Paper"
+    if recipe == "chosen":
+        return {"auto": "Chosen signs", "both": "Chosen, row x column"}.get(axis, f"Chosen, {axis}")
     return {"auto": "Per-axis", "row": "Row", "column": "Column", "both": "Row x column"}.get(
         axis, axis or RECIPES.get(recipe, recipe) or "Unknown")
 
@@ -100,13 +113,14 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
                if (x := _number(config.fidelity.get(name))) is not None}
     objective = _word(config.fidelity.get("objective"))
     recipe, axis = _word(config.method.get("recipe")), _word(config.method.get("axis"))
+    asked = asked_words(_word(config.method.get("budget")), _word(config.method.get("quality")))
     base_loss, loss = figures.get("base"), figures.get("variant")
     recovery = None if base_loss is None or loss is None else (1 - loss / base_loss if base_loss > 0 else 1.0)
     is_kl = objective == "kl"
     kinds, others = count_kinds(delta), other_winners(delta)
     return replace(
         bare, state="fine", base_name=config.base.name, fine_tuned=config.fine_tuned, architecture=config.base.architecture,
-        method=method_label(recipe, axis), recipe=recipe, axis=axis, bytes=delta.weights_bytes,
+        method=method_label(recipe, axis, is_mix=bool(asked)), recipe=recipe, axis=axis, bytes=delta.weights_bytes,
         folder_bytes=_folder_bytes(delta.folder), full_bytes=full, ratio=full / max(1, delta.weights_bytes), recovery=recovery,
         kl=loss if is_kl else None, base_kl=base_loss if is_kl else None,
         kl_se=_number(config.fidelity.get("se")) if is_kl else None,
@@ -114,6 +128,7 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
         base_sha256=config.base.sha256, kinds=kinds, layers=sum(k.row + k.column + k.other for k in kinds),
         other_name=AXIS_WORDS.get(min(others), "Other") if len(others) == 1 else "Other",
         settings=settings_of(config.method, config.calibration, config.tool_version), fidelity=tuple(figures.items()),
+        asked=asked, expected_kl=_number(config.fidelity.get("expected_kl")) if asked else None, mix=_mix(config.fidelity),
         warnings=config.warnings)
 
 
@@ -132,12 +147,26 @@ def other_winners(delta: Delta) -> set[str]:
     return {_winner(r) for r in _in_blocks(delta)} - {"row", "column"}
 
 
+def asked_words(budget: str, quality: str) -> str:
+    """A size or a fidelity that was asked for: `12x`, `900MB`, `recovery 0.98`; empty where none was."""
+    return budget or (f"recovery {quality}" if quality else "")
+
+
+def _mix(fidelity: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Which method how many matrices were given, most first."""
+    found = fidelity.get("methods")
+    if not isinstance(found, Mapping):
+        return ()
+    counts = [(method_word(_word(k)) if k != "left out" else "Left out", int(n)) for k, n in found.items() if _number(n)]
+    return tuple(sorted(counts, key=lambda pair: -pair[1]))
+
+
 def _in_blocks(delta: Delta) -> list[TensorRecord]:
     return [r for r in delta.config.tensors if r.block is not None and len(r.shape) == 2]
 
 
 def _winner(record: TensorRecord) -> str:
-    return winner_of(record.codec, [s.axis for s in record.slices] if record.codec == "sign" else [])
+    return codec_winner(record.codec, [s.axis for s in record.slices] if record.codec == "sign" else [], record.note)
 
 
 def settings_of(method: Mapping[str, Any], calibration: Mapping[str, Any], version: str) -> tuple[tuple[str, str], ...]:
@@ -181,6 +210,8 @@ def _folder_bytes(folder: Path) -> int:
 
 def _stated_hash(folder: Path) -> str:
     """The hash that a config ends with, right or not: a note on a delta that was damaged later stays with it."""
+    if not _is_own(folder / CONFIG):
+        return ""
     try:
         with (folder / CONFIG).open("rb") as file:
             file.seek(max(0, (folder / CONFIG).stat().st_size - 100))
@@ -200,8 +231,20 @@ def read_rows(folder: Path) -> tuple[LayerRow, ...]:
     return tuple(row_of_record(msgspec.to_builtins(r), record_size(r)) for r in in_order(open_delta(folder).config.tensors))
 
 
+def _is_own(path: Path) -> bool:
+    """Whether a plain file lies there, in its own folder: no pipe that would be waited for, no link to a file of the user's."""
+    from core.checkpoint_files import inside
+
+    try:
+        return path.is_file() and inside(path, path.parent)
+    except OSError:
+        return False
+
+
 def read_card(folder: Path) -> str:
     """The model card's text without its YAML head: 100,000 characters and 2,000 lines at most, empty where there is none."""
+    if not _is_own(folder / CARD):
+        return ""
     try:
         with (folder / CARD).open("rb") as file:
             text = file.read(_LONGEST_CARD).decode("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
+from app.codings import bits_text, coding_of, coding_word, method_word, quiet
 from app.words import duration, percent, plain_tip, size
 
 AnyIndex = QModelIndex | QPersistentModelIndex
@@ -19,7 +21,8 @@ ROW_ROLE = int(Qt.ItemDataRole.UserRole)
 SORT_ROLE = ROW_ROLE + 1
 """Gives the raw number, or a text in lower case. What is missing sorts below everything."""
 AXIS_WORDS = {"row": "Row", "column": "Column", "both": "Row x column", "scalar": "Scalar", "lowrank": "Low rank", "same": "Same",
-              "rows": "Some rows", "sparse": "Some entries", "full": "In full", "sign": "Sign"}
+              "rows": "Some rows", "sparse": "Some entries", "full": "In full", "sign": "Sign", "svdmix": "DeltaMix",
+              "coded": "Coded levels", "left-out": "Left out"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,21 @@ class LayerRow:
     state: str = "done"
     """todo, now or done."""
     note: str = ""
+    method: str = ""
+    """How what is stored was chosen, where a codec knows several ways."""
+    planes: int = 1
+    """Of sign bits."""
+
+    @property
+    def coding(self) -> str:
+        """How it is stored, as a key of `app.codings.CODINGS` or an unknown codec's name; empty before it is fitted."""
+        return coding_of(self.codec, self.method, self.planes, self.note) if self.codec and self.state == "done" else ""
+
+    @property
+    def bits(self) -> float | None:
+        """Stored bits per weight; None before it is fitted."""
+        weights = math.prod(self.shape) if self.shape else 0
+        return 8 * self.bytes / weights if weights and self.state == "done" and self.codec else None
 
     @property
     def title(self) -> str:
@@ -63,7 +81,7 @@ class LayerRow:
         """`row by 12 %`, `row`, `low rank`; empty before the layer is fitted."""
         if not self.winner:
             return ""
-        won = AXIS_WORDS.get(self.winner, self.winner).lower()
+        won = quiet(AXIS_WORDS.get(self.winner, self.winner))
         return f"{won} by {percent(self.margin, 0)}" if self.margin is not None and self.winner in ("row", "column") else won
 
     def loss_of(self, axis: str) -> float | None:
@@ -94,6 +112,11 @@ def winner_of(codec: str, axes: Sequence[str]) -> str:
     return Counter(axes).most_common(1)[0][0] if axes else codec
 
 
+def codec_winner(codec: str, axes: Sequence[str], note: str = "") -> str:
+    """`winner_of`, with changes that a budget drops told apart from those that there are none of."""
+    return winner_of(coding_of(codec, note=note) if codec == "same" else codec, axes)
+
+
 def row_of_record(record: Mapping[str, Any], nbytes: int = 0) -> LayerRow:
     """A tensor's record as `delta_config.json` holds it (plain data); `nbytes` are its stored bytes."""
     found = record.get("losses", ())
@@ -103,8 +126,9 @@ def row_of_record(record: Mapping[str, Any], nbytes: int = 0) -> LayerRow:
     return LayerRow(record["name"], record.get("block"), record.get("kind", ""), tuple(record.get("shape", ())), record["codec"],
                     axes, losses, None if held_out is None else 1 - held_out, held_out,
                     _mean([x["training"] for x in found if x.get("training") is not None]), record.get("change", 0.0),
-                    nbytes, None, margin_of(losses) if set(axes) & {"row", "column"} else None, winner_of(record["codec"], axes),
-                    "done", record.get("note", ""))
+                    nbytes, None, margin_of(losses) if set(axes) & {"row", "column"} else None,
+                    codec_winner(record["codec"], axes, record.get("note", "")),
+                    "done", record.get("note", ""), record.get("method", ""), record.get("planes", 1))
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,11 @@ COLUMNS = (
     Column("Layer", lambda r: r.kind, lambda r: r.kind, "The layer's kind", False),
     Column("Axis", lambda r: r.winner, lambda r: AXIS_WORDS.get(r.winner, r.winner),
            "Row: one scale per output. Column: one per input", False),
+    Column("Codec", lambda r: coding_word(r.coding) if r.coding else "", lambda r: coding_word(r.coding) if r.coding else "",
+           "How the change is stored", False),
+    Column("Method", lambda r: method_word(r.method), lambda r: method_word(r.method),
+           "How what is stored was chosen; empty for the plain way", False),
+    Column("Bits", lambda r: r.bits, lambda r: bits_text(r.bits), "Stored bits per weight, scales included"),
     Column("Won by", lambda r: r.margin, lambda r: _text(r.margin, lambda x: percent(x, 0)),
            "How far the better of row and column stays below the other, in the fit's held-out loss"),
     Column("Lost change", lambda r: r.held_out, lambda r: _text(r.held_out, lambda x: f"{x:.3f}"),

@@ -123,7 +123,8 @@ class QueueModel(QAbstractListModel):
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{item.name}, {status_text(item)}"
         if role == Qt.ItemDataRole.ToolTipRole:
-            return plain_tip(f"{item.name}\n{item.output}\n{status_text(item)}")
+            asked = f"\nSize asked for: {item.asked}" if item.asked else ""
+            return plain_tip(f"{item.name}\n{item.output}{asked}\n{status_text(item)}")
         return None
 
     def roleNames(self) -> dict[int, QByteArray]:

@@ -9,13 +9,14 @@ from functools import cache
 
 from PySide6.QtGui import QColor
 
+from app.codings import bits_text, coding_role, coding_word, in_order, quiet, strength
 from app.library.entry import DeltaEntry
 from app.library.reading import OBJECTIVES
 from app.models.layers import AXIS_WORDS, LayerRow
 from app.models.library import kl_text, recovery_text, short_size, short_time
 from app.theme import FOLDER, blend, contrast, load_colours
 from app.widgets.charts.axis_data import Cell, Grid
-from app.widgets.painting import FULL_MARGIN
+from app.widgets.painting import FULL_MARGIN, LETTERS
 from app.words import count, percent, shape
 
 BAND = 40
@@ -25,7 +26,7 @@ _NO_RIVAL = 0.4 * FULL_MARGIN
 _FIDELITY = {"base": "Base alone", "fitted": "Fitted scales", "tuned": "Tuned end to end", "variant": "The delta as stored"}
 _WAYS = (("full", "Load the full checkpoint"),
          ("switch", "Switch a loaded base to the delta"), ("start", "Load the base, then switch"))
-_ORDER = ("row", "column", "both", "scalar", "lowrank", "svdmix", "sparse", "rows", "full", "same")
+_ORDER = ("row", "column", "both", "scalar")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def make_report(entry: DeltaEntry, rows: Sequence[LayerRow]) -> Report:
     grid = Grid(rows)
     matrices = [r for r in rows if len(r.shape) != 1]
     tally = grid.counts()
-    counts = tuple((axis, AXIS_WORDS.get(axis, axis), tally[axis]) for axis in _ORDER if tally[axis])
+    known = (*(a for a in _ORDER if tally[a]), *in_order(k for k in tally if k not in (*_ORDER, "todo")))
+    counts = tuple((axis, AXIS_WORDS.get(axis) or coding_word(axis), tally[axis]) for axis in known)
     return Report(
         entry.name, f"{entry.method}, {entry.fine_tuned} as a delta on {entry.base_name}",
         f"{entry.created:%d %B %Y}".lstrip("0") if entry.created else "", entry.note, _figures(entry), _facts(entry), counts,
@@ -142,8 +144,17 @@ def _facts(entry: DeltaEntry) -> tuple[tuple[str, str], ...]:
     if entry.verified_at is not None:
         checked = f"every byte on {entry.verified_at:%d %B %Y}" + (", base too" if entry.base_verified else "")
     return (("Base", entry.base_name), ("Fine-tune", entry.fine_tuned), ("Architecture", entry.architecture),
-            ("Method", entry.method), ("Matrices in blocks", f"{entry.layers:,}"), ("Weights", f"{entry.bytes:,} bytes"),
+            ("Method", f"{entry.method}, {entry.asked}" if entry.asked else entry.method), *_mix(entry),
+            ("Matrices in blocks", f"{entry.layers:,}"), ("Weights", f"{entry.bytes:,} bytes"),
             ("Whole folder", f"{entry.folder_bytes:,} bytes"), ("Verified", checked), ("SHA-256 of the record", entry.sha256))
+
+
+def _mix(entry: DeltaEntry) -> tuple[tuple[str, str], ...]:
+    """What a size was shared out to, and what was expected of it."""
+    found = [("Matrices by method", ", ".join(f"{n:,} {quiet(word)}" for word, n in entry.mix))] \
+        if entry.mix else []
+    found += [("Expected KL", kl_text(entry.expected_kl))] if entry.expected_kl is not None else []
+    return tuple(found)
 
 
 def _bands(grid: Grid) -> tuple[Band, ...]:
@@ -164,11 +175,22 @@ def _cell(cell: Cell, column: int, line: int, title: str = "") -> MapCell:
 
 
 def cell_colour(cell: Cell) -> str:
-    """As on the axis map of the window: the axis's colour, as strong as its margin; grey for other codecs."""
+    """As on the axis map of the window: the axis's colour, as strong as its margin; other codecs in theirs, as strong as their
+    bits."""
     if cell.winner in ("row", "column"):
         margin = _NO_RIVAL if cell.margin is None else cell.margin
         return mixed(cell.winner, 0.14 + 0.86 * min(1.0, max(0.0, margin) / FULL_MARGIN))
-    return mixed("text-faded", 0.10 if cell.winner == "same" else 0.24)
+    if cell.winner in LETTERS:
+        return mixed("text-faded", 0.24)
+    return mixed(coding_role(cell.coding), (0.18 + 0.82 * strength(cell.bits or 0.0)) * (0.6 if coding_role(cell.coding) ==
+                                                                                         "text-faded" else 1.0))
+
+
+def legend_colour(key: str) -> str:
+    """Of an axis, or of a way to store."""
+    if key in ("row", "column"):
+        return roles()[key]
+    return mixed("text-faded", 0.24) if key in LETTERS else mixed(coding_role(key), 0.5)
 
 
 def _sizes(entry: DeltaEntry) -> tuple[BarLine, ...]:
@@ -215,7 +237,7 @@ def _kinds(rows: Sequence[LayerRow]) -> Table:
     for kind, members in groups.items():
         winners = {w: sum(r.winner == w for r in members) for w in dict.fromkeys(r.winner for r in members)}
         recovery, change = _mean([r.recovery for r in members]), _mean([r.change for r in members])
-        lines.append((kind, ", ".join(f"{n} {AXIS_WORDS.get(w, w).lower()}" for w, n in winners.items()), f"{len(members):,}",
+        lines.append((kind, ", ".join(f"{n} {quiet(_stored(w))}" for w, n in winners.items()), f"{len(members):,}",
                       percent(change, 2) if change is not None else "", recovery_text(recovery),
                       short_size(sum(r.bytes for r in members)) if any(r.bytes for r in members) else ""))
     return Table(("Kind", "Stored as", "Tensors", "Mean change", "Mean recovery", "Size"), tuple(lines), 2)
@@ -223,11 +245,15 @@ def _kinds(rows: Sequence[LayerRow]) -> Table:
 
 def _layers(rows: Sequence[LayerRow]) -> Table:
     lines = tuple((
-        r.kind if r.block is None else f"{r.block} {r.kind}", AXIS_WORDS.get(r.winner, r.winner).lower(), shape(r.shape),
+        r.kind if r.block is None else f"{r.block} {r.kind}", quiet(_stored(r.winner)), shape(r.shape),
         "" if r.margin is None else percent(r.margin, 0), "" if r.held_out is None else f"{r.held_out:.3f}",
         recovery_text(r.recovery), "" if r.change is None else percent(r.change, 2),
-        short_size(r.bytes) if r.bytes else "") for r in rows)
-    return Table(("Layer", "Axis", "Shape", "Won by", "Lost change", "Recovery", "Change", "Size"), lines, 2)
+        short_size(r.bytes) if r.bytes else "", bits_text(r.bits)) for r in rows)
+    return Table(("Layer", "Axis", "Shape", "Won by", "Lost change", "Recovery", "Change", "Size", "Bits"), lines, 2)
+
+
+def _stored(winner: str) -> str:
+    return AXIS_WORDS.get(winner) or coding_word(winner)
 
 
 def footer() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from app.report.content import Band, BarLine, Report, Table, footer, ink_on, mixed, roles
+from app.report.content import Band, BarLine, Report, Table, footer, ink_on, legend_colour, mixed, roles
 from app.widgets.charts.axis_data import letter_of
 
 _CELL, _GAP, _LABEL, _TICK = 22, 2, 64, 18
@@ -85,11 +85,12 @@ def _key(report: Report) -> str:
     """Which letter is what, and how often: the map reads without colour."""
     items = []
     for axis, words, number in report.counts:
-        ground = roles()[axis] if axis in ("row", "column") else mixed("text-faded", 0.24)
-        items.append(f'<span class="key" style="background:{ground};color:{ink_on(ground)}">{letter_of(axis)}</span>'
+        ground = legend_colour(axis)
+        items.append(f'<span class="key" style="background:{ground};color:{ink_on(ground)}">{escape(letter_of(axis))}</span>'
                      f"{escape(words)} {number:,}")
     return (f'<div style="margin:0 0 10px -14px">{"".join(items)}</div><div class="faded small" style="margin-bottom:8px">'
-            "Blocks across, kinds of layers down. The stronger the colour, the more clearly that axis won, up to 30 %.</div>")
+            "Blocks across, kinds of layers down. The stronger the colour, the more clearly that axis won, up to 30 %; "
+            "of other codecs, the more bits they take.</div>")
 
 
 def _map(report: Report) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PySide6.QtCore import QBuffer, QByteArray, QIODevice, QMarginsF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QFontMetricsF, QPageLayout, QPageSize, QPainter, QPdfWriter, QPen
 
-from app.report.content import Band, BarLine, MapCell, Report, Table, footer, ink_on, mixed, roles
+from app.report.content import Band, BarLine, MapCell, Report, Table, footer, ink_on, legend_colour, mixed, roles
 from app.widgets.charts.axis_data import letter_of
 
 _MARGIN, _DPI = 40.0, 720
@@ -165,7 +165,7 @@ class _Sheet:
         self.title("Axis map", first)
         x = _MARGIN
         for axis, words, number in self._report.counts:
-            ground = self._colours[axis] if axis in ("row", "column") else mixed("text-faded", 0.24)
+            ground = legend_colour(axis)
             self.box(QRectF(x, self._y, 10, 10), ground, 2)
             self.text(QRectF(x, self._y, 10, 10), letter_of(axis), 7, 600, ink_on(ground), CENTRE)
             self.text(QRectF(x + 14, self._y - 1, 90, 12), f"{words} {number:,}", 8.5, 500)
@@ -180,7 +180,7 @@ class _Sheet:
             x += 70
         self._y += 16 if self._report.outer else 0
         self._paragraph("Blocks across, kinds of layers down. The stronger the colour, the more clearly that axis won, "
-                        "up to 30 %.")
+                        "up to 30 %; of other codecs, the more bits they take.")
 
     def _band(self, band: Band, pitch: float, label: float) -> None:
         self.room(len(band.kinds) * pitch + 16)

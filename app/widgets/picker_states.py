@@ -41,9 +41,11 @@ class EmptyPick(QWidget):
         pick.setLayoutDirection(Qt.LayoutDirection.RightToLeft)
         drop = QFrame()
         drop.setProperty("look", "drop")
-        said = label("Drop a checkpoint folder here, or", tone="faded")
+        said = label("Drop a folder here, or", tone="faded")
         look = button("Browse...", "ghost", dense=True, name=f"Browse for the {title.lower()}'s folder", clicked=browse)
-        drop.setLayout(row(None, IconLabel(ctx.icons, "folder", size=18), said, look, None, gap=6, margins=(8, 8, 8, 8)))
+        # In two lines: beside each other, two cards of one line are wider than a small window's column.
+        drop.setLayout(column(None, row(None, IconLabel(ctx.icons, "folder", size=18), said, None, gap=6), row(None, look, None),
+                              None, gap=2, margins=(8, 8, 8, 8)))
         drop.setMinimumHeight(ctx.theme.px(84))
         what = "The model it was tuned from" if title == "Base" else "The model that was tuned"
         line = row(self.field, pick)

@@ -39,6 +39,15 @@ def aim(evidence: Evidence) -> Tensor:
     return found
 
 
+FLOOR = 0.01
+"""Of mean(diag H): what directions that no token showed count for. Without it a decomposition under H says anything there."""
+
+
+def floored(h: Tensor) -> Tensor:
+    """H (in, in) with a floor under every direction."""
+    return h + FLOOR * h.diagonal().mean().clamp_min(1e-30) * torch.eye(len(h), dtype=h.dtype, device=h.device)
+
+
 def is_worth_it(evidence: Evidence, dense: Tensor) -> bool:
     """Whether a dense change (out, in) loses no more than none at all, on held-out data."""
     return evidence.target(1).loss(dense) <= 1.0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.codecs.lowrank import LOWRANK
 from core.codecs.scales import exponent_for, from_half
-from core.methods.aim import aim, is_worth_it
+from core.methods.aim import aim, floored, is_worth_it
 from core.methods.svdmix_vectors import decompose
 from core.moments import Evidence
 from core.record import TensorRecord
@@ -34,7 +34,7 @@ class LowRankMethod:
 
     def fit(self, record: TensorRecord, evidence: Evidence) -> tuple[TensorRecord, dict[str, Tensor]]:
         change = aim(evidence) if self.weighed else evidence.change
-        u, v = decompose(change, evidence.parts[0][0] if self.weighed else None, record.rank)
+        u, v = decompose(change, floored(evidence.parts[0][0]) if self.weighed else None, record.rank)
         root = v.square().sum(1).sqrt().clamp_min(1e-30).sqrt()
         sides = u * root, v / root[:, None]
         left, right = (sides[1].T, sides[0].T) if record.output_dimension else sides

@@ -18,7 +18,7 @@ from torch import Tensor
 from core.codecs.scales import exponent_for, from_half, to_half
 from core.codecs.svdmix import WIDTHS, pack, packed_size, pair_bits
 from core.gptq import inverse_factor
-from core.methods.aim import aim, is_worth_it
+from core.methods.aim import aim, floored, is_worth_it
 from core.methods.svdmix_vectors import (
     DAMP,
     NOISE,
@@ -121,7 +121,7 @@ class DeltaMix:
         return plan_packed(record, nbytes, self.name)
 
     def fit(self, record: TensorRecord, evidence: Evidence) -> tuple[TensorRecord, dict[str, Tensor]]:
-        change, metric = aim(evidence), evidence.parts[0][0]
+        change, metric = aim(evidence), floored(evidence.parts[0][0])
         _, vectors = decompose(change, metric if self.weighed else None, most_pairs(record))
         factor = inverse_factor(metric, DAMP)
         worth = energies(vectors, metric).clamp_min(0)

@@ -25,7 +25,6 @@ from core.artifact import (
     config_bytes,
     index_bytes,
     open_delta,
-    own_hash,
     plan_shards,
     stored_tensors,
     verify_files,
@@ -36,7 +35,7 @@ from core.checkpoint import Checkpoint, open_checkpoint
 from core.checkpoint_header import read_header
 from core.errors import DeltaCorrupt, NotADelta, OutputExists, WrongBase
 from core.record import TensorRecord
-from core.safefile import raw_bytes
+from core.safefile import own_hash, raw_bytes
 from tests.golden import make_golden, reader
 
 GOLDEN = Path(__file__).parents[1] / "golden"

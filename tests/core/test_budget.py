@@ -19,7 +19,7 @@ from core.errors import BadOption, Cancelled
 from core.events import AnyEvent, Progress
 from core.forecast import Forecast, keep_forecast, load_forecast, parse_quality
 from core.job import Job, Result
-from core.plan import Plan, PlanOptions, make_plan
+from core.plan import Plan, PlanOptions, make_plan, record_bytes
 from core.probe import SIGNS, Probe, probed_blocks, share_at
 from core.record import TensorRecord
 from core.request import Request
@@ -46,7 +46,7 @@ def test_sizes_as_people_write_them(text: str, nbytes: int) -> None:
     assert parse_budget(text, 1_000_000_000) == nbytes
 
 
-@pytest.mark.parametrize("text", ["", "x", "0x", "-3x", "12y", "1e3MB", "nan", "12x 900MB", "∞", "0"])
+@pytest.mark.parametrize("text", ["", "x", "0x", "-3x", "12y", "1e3MB", "nan", "12x 900MB", "∞", "0", "9" * 400 + "GB", "٣x"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(BadOption, match="is no size"):
         parse_budget(text, 1_000_000_000)
@@ -148,7 +148,7 @@ def test_gradients_weigh_every_token_as_a_plain_backward_pass_does(tmp_path: Pat
     layer = whole.model.layers[0].mlp.down_proj
 
     def watch(_: object, __: object, out: Tensor) -> None:
-        out.register_hook(slopes.append)               # type: ignore[no-untyped-call]
+        out.register_hook(slopes.append)
     layer.register_forward_hook(watch)
     logits = whole(ids).logits[0]
     drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=torch.Generator().manual_seed(5))
@@ -240,18 +240,45 @@ def test_a_known_forecast_is_not_made_again(tmp_path: Path, tokenizer: PreTraine
     Job(_request(tmp_path, base, tuned, "two", budget="7x"), lambda event: None, forecasts=kept).run()
 
 
+def test_a_recovery_that_no_size_reaches_is_refused(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    found = Forecast(_probe(plan), 1.0, 0.9, 0.1, 0.05, 0.25)
+    assert found.budget_for(plan.records, 0.9) < found.budget_for(plan.records, 0.94)
+    with pytest.raises(BadOption, match="more than any size") as refused:
+        found.budget_for(plan.records, 0.99)
+    assert "0.9500" in refused.value.why
+
+
+@pytest.mark.usefixtures("few_ways")
+def test_a_refused_size_leaves_nothing_in_the_way(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    with pytest.raises(BadOption, match="too little"):
+        _run(tmp_path, base, tuned, budget="5000x")
+    assert not (tmp_path / "delta.job").exists() and not (tmp_path / "delta").exists()
+
+
+def test_no_method_takes_more_than_the_whole_matrix(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    chosen = uniform(plan.records, "deltamix-h", plan.full_bytes * 2)
+    for before, after in zip(plan.records, chosen, strict=True):
+        assert record_bytes(after) <= record_bytes(msgspec.structs.replace(before, codec="full", slices=(), exponents=()))
+
+
 def test_a_damaged_forecast_is_as_good_as_none(tmp_path: Path) -> None:
-    found = Forecast(Probe({"a": 1.0}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, 0.3)
+    found = Forecast(Probe({"a": 1.0}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, 0.0, 0.3)
     keep_forecast(tmp_path, "k", found)
     assert load_forecast(tmp_path, "k") == found
+    whole = (tmp_path / "k.json").read_bytes()
+    (tmp_path / "k.json").write_bytes(whole.replace(b"0.9", b"0.8"))
+    assert load_forecast(tmp_path, "k") is None
     (tmp_path / "k.json").write_bytes(b'{"probe": 3')
     assert load_forecast(tmp_path, "k") is None and load_forecast(None, "k") is None
 
 
 def test_the_law_goes_through_both_measured_points() -> None:
-    found = Forecast(Probe({}, {}), 1.0, 0.8, 0.05, 0.25)
+    found = Forecast(Probe({}, {}), 1.0, 0.8, 0.05, 0.0, 0.25)
     assert found.kl(1.0) == pytest.approx(0.8) and found.kl(0.25) == pytest.approx(0.05) and found.kl(0.0) == 0.0
-    assert Forecast(Probe({}, {}), 1.0, 0.8, 0.9, 0.25).power == 1.0      # signs that help nothing say nothing
+    assert Forecast(Probe({}, {}), 1.0, 0.8, 0.9, 0.0, 0.25).power == 1.0      # signs that help nothing say nothing
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -104,11 +104,13 @@ class AnswerView(QWidget):
         self._text = version.text
         self.body.show_text(version.text)
         self._spoke.setText(version.variant if version.variant != variant else "")
+        self._spoke.setVisible(version.variant != variant)
         self._leads.setVisible(leads)
         self._problem.setText(version.problem)
         self._facts(count(version.tokens, "token"), version.tokens_per_second, version.first_token_seconds)
-        self._extra.setText(extra_words(version))
-        self._extra.setVisible(bool(self._extra.text()))
+        extra = extra_words(version)
+        self._extra.setText(f"·  {extra}" if extra else "")
+        self._extra.setVisible(bool(extra))
         for part in (self._tokens, self._rate, self._first, self._extra):
             part.setToolTip(plain_tip(details(version)))
         self._tools.show()
@@ -138,10 +140,12 @@ class AnswerView(QWidget):
         self._problem_line.hide()
         for part in self._buttons:
             part.hide()
+        self._tokens.setMinimumHeight(self._tools.sizeHint().height())     # as high as with its buttons: nothing jumps at the end
         self._extra.hide()
         self.body.show()
         self._head.setVisible(live.variant != variant)
         self._spoke.setText(live.variant)
+        self._spoke.show()
         self._leads.hide()
         self._text = live.whole
         self.body.show_text(live.whole, growing=True)

@@ -94,7 +94,10 @@ class Columns(QObject):
         elif len(now.sides) == 1:
             mine = now.sides[0]
             other = next((v.name for v in self._session.variants if v.name not in (mine, BASE)), BASE)
-            self._talk.set_sides((BASE, other if mine == BASE else mine), 1)
+            if mine != BASE and now.turns:             # its answers stand in the first column: they stay under its name
+                self._talk.set_sides((mine, BASE), 0)
+            else:
+                self._talk.set_sides((BASE, other if mine == BASE else mine), 1)
         self.switch()
 
     def _are_fixed(self) -> bool:

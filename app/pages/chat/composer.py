@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtGui import QKeyEvent, QMouseEvent
 from PySide6.QtWidgets import QFrame, QPlainTextEdit, QSizePolicy, QWidget
 
 from app.icons import Icons
@@ -52,6 +52,11 @@ class Composer(QFrame):
         self._fit()
         self.show_state([], "", "", "", stopping=False, answering=False)
 
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """The whole frame looks like the field: a click beside the text goes to it."""
+        event.accept()
+        self.edit.setFocus(Qt.FocusReason.MouseFocusReason)
+
     # ------------------------------------------------------------------------------------------------ showing
     def show_sides(self, names: Sequence[str], keys: int, selected: str, *, completion: bool) -> None:
         """Who the prompt goes to. `keys`: how many variants have a key."""
@@ -79,7 +84,8 @@ class Composer(QFrame):
     def show_state(self, writing: Sequence[str], reason: str, hint: str, doing: str, *, stopping: bool, answering: bool) -> None:
         """Columns that are being written, why nothing can be sent, what else is to be said."""
         self._reason, self._answering = reason, answering
-        who = f"{' and '.join(writing)} {'is' if len(writing) < 2 else 'are'} writing" if writing else "Writing"
+        names = " and ".join(filter(None, (", ".join(writing[:-1]), *writing[-1:])))
+        who = f"{names} {'is' if len(writing) < 2 else 'are'} writing" if writing else "Writing"
         said = "Stopping..." if stopping else who if answering else doing
         self._writing.setText(said)
         self._writing.setVisible(bool(said))

@@ -19,7 +19,16 @@ from PySide6.QtCore import (
     Signal,
 )
 from PySide6.QtGui import QFontMetricsF, QKeyEvent, QPainter
-from PySide6.QtWidgets import QFrame, QLineEdit, QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QLineEdit,
+    QListView,
+    QSizePolicy,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QWidget,
+)
 
 from app.chat.conversations import Conversation
 from app.chat.store import Conversations
@@ -152,6 +161,8 @@ class HistoryPopup(QFrame):
         self.list.selectionModel().currentChanged.connect(self._usable)
         self._none = label(tone="faded", wrap=True)
         self._none.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        # It has all the room that the list leaves: the search stays in its place.
+        self._none.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         icons = ctx.icons
         self.markdown = button("Markdown", "ghost", dense=True, icons=icons, icon="export", tip="Export as Markdown",
                                clicked=lambda: self._export("markdown"), name="Export as Markdown")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, QSize, Qt, Signal
-from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QPushButton, QSizePolicy, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from app.context import Context
 from app.icons import Icons
@@ -15,33 +14,24 @@ from app.library.entry import DeltaEntry
 from app.pages.compare.facts import kl_text
 from app.widgets.basics import ElidedLabel, button, label, row, set_look, tool_button
 from app.widgets.charts.marks import MarkLabel
+from app.widgets.chip import Chip
 from app.widgets.flow import FlowLayout
 from app.words import plain_tip
 
 _WIDEST = 170
 
 
-class DeltaChip(QPushButton):
+class DeltaChip(Chip):
     """One chosen delta. Clicked: it becomes the accent; the cross and Delete take it out."""
 
-    removed = Signal(object)
-    moved = Signal(int)
-    """-1 or 1: the neighbour at that side is wanted."""
-
     def __init__(self, icons: Icons, entry: DeltaEntry, shape: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        theme = icons.theme
+        super().__init__(entry.path, parent=parent)
         self.path = entry.path
-        self.setProperty("look", "chip")
-        self.setCheckable(True)
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self._mark = MarkLabel(theme, shape)
+        self._mark = MarkLabel(icons.theme, shape)
         self._name = ElidedLabel()
         self._name.setProperty("weight", "600")
         self._kl = label(tone="faded", size="small")
-        self._close = tool_button(icons, "close", f"Take {entry.name} out", size=14, clicked=lambda: self.removed.emit(self.path))
+        self._close = tool_button(icons, "close", f"Take {entry.name} out", size=14, clicked=self.remove)
         self._close.setFocusPolicy(Qt.FocusPolicy.NoFocus)   # Delete does it, by keyboard
         for part in (self._mark, self._name, self._kl):
             part.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
@@ -64,37 +54,9 @@ class DeltaChip(QPushButton):
             "Click to highlight it in all charts, Delete takes it out"))
         self.updateGeometry()
 
-    def sizeHint(self) -> QSize:
-        """As its parts need."""
-        layout = self.layout()
-        width = layout.sizeHint().width() if layout is not None else 0
-        return QSize(width, max(super().sizeHint().height(), self._close.sizeHint().height() + 4))
-
-    def minimumSizeHint(self) -> QSize:
-        """As it is: lines break between chips."""
-        return self.sizeHint()
-
     def nextCheckState(self) -> None:
         """A click never lets go of the accent."""
         self.setChecked(True)
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Arrows go to a neighbour, Delete takes out."""
-        key = event.key()
-        if key in (Qt.Key.Key_Left, Qt.Key.Key_Right):
-            self.moved.emit(-1 if key == Qt.Key.Key_Left else 1)
-        elif key in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
-            self.removed.emit(self.path)
-        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            self.click()
-        else:
-            super().keyPressEvent(event)
-
-    def changeEvent(self, event: QEvent) -> None:
-        """Other fonts need another width."""
-        super().changeEvent(event)
-        if event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
-            self.updateGeometry()
 
 
 class ChipBar(QWidget):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from app import words
 from app.library.entry import DeltaEntry
 from app.widgets.charts.bars import LoadBar, SizeBar, spread
 from app.widgets.charts.scales import digits
-from app.widgets.charts.scatter import Level, Point
+from app.widgets.charts.scatter import ROLES, Level, Point
 
 Way = Literal["switch", "start"]
 WAYS: dict[Way, str] = {"switch": "Switch", "start": "Start"}
@@ -87,12 +88,18 @@ def points(chosen: Sequence[DeltaEntry], shapes: Mapping[Path, str], accent: Pat
         name = "/".join(family)
         joined |= {e.path: name for e in line}
         aside = [e for e in line if all(e.path != c.path for c in chosen)]
-        # The first one names the method, the others its number only.
-        labels = [e.method if e is aside[0] else _short(e) for e in aside]
-        found += [_point(e, shapes.get(entry.path, "circle"), line=name, aside=True, label=label)
-                  for e, label in zip(aside, labels, strict=True)]
+        found += [_point(e, shapes.get(entry.path, "circle"), line=name, aside=True, label=_short(e)) for e in aside]
     found += [_point(e, shapes.get(e.path, "circle"), accent=e.path == accent, line=joined.get(e.path, "")) for e in plotted]
-    return found
+    names = legends({"/".join(family): family for family in done if any(p.line == "/".join(family) for p in found)})
+    order = list(names)
+    return [replace(p, legend=names[p.line], role=ROLES[order.index(p.line) % len(ROLES)]) if p.line else p for p in found]
+
+
+def legends(families: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What lines are called: their methods, with the fine-tune where lines of several pairs have the same; in that order."""
+    methods = Counter(family[-1] for family in families.values())
+    names = {line: f[-1] if methods[f[-1]] == 1 else f"{f[-1]}, {f[1]}" for line, f in families.items()}
+    return dict(sorted(names.items(), key=lambda pair: pair[1].lower()))
 
 
 def _family(entry: DeltaEntry) -> tuple[str, ...]:
@@ -113,7 +120,9 @@ def _line(family: tuple[str, ...], chosen: Sequence[DeltaEntry], library: Sequen
 
 
 def _short(entry: DeltaEntry) -> str:
-    """The number at the end of a method's name (the rank, the bits), else the delta's name."""
+    """The size it was made for, or the number at the end of a method's name (the rank, the bits), else the delta's name."""
+    if entry.asked:
+        return entry.asked
     found = re.search(r"([\d.]+)( bits?)?$", entry.method)
     return found[1] if found else entry.name
 
@@ -126,9 +135,10 @@ def _point(entry: DeltaEntry, shape: str, *, accent: bool = False, aside: bool =
         facts.append(("Base alone", digits(entry.base_kl)))
     if entry.tokens:
         facts.append(("Measured on", f"{entry.tokens:,} tokens"))
-    facts.append(("Method", entry.method or "unknown"))
+    method = entry.method or "unknown"
+    facts.append(("Method", f"{method}, {entry.asked}" if entry.asked else method))
     return Point(str(entry.path), entry.name, entry.bytes, entry.kl or 0.0, entry.kl_se, shape, accent, aside, line, label,
-                 tuple(facts))
+                 tuple(facts), method=method)
 
 
 def levels(chosen: Sequence[DeltaEntry]) -> list[Level]:
@@ -144,12 +154,12 @@ def levels(chosen: Sequence[DeltaEntry]) -> list[Level]:
 
 
 def full_caption(chosen: Sequence[DeltaEntry]) -> str:
-    """Names the yardstick that has no place on a logarithmic scale: `full checkpoint: 269 MB, 0`."""
+    """Names the yardstick that has no place on a logarithmic scale: `full checkpoint: 269 MB, KL 0`."""
     sizes = sorted({e.full_bytes for e in chosen if e.full_bytes})
     if not sizes:
         return ""
     said = words.size(sizes[0]) if len(sizes) == 1 else f"{words.size(sizes[0])} to {words.size(sizes[-1])}"
-    return f"full checkpoint{'s' if len(sizes) > 1 else ''}: {said}, 0"
+    return f"full checkpoint{'s' if len(sizes) > 1 else ''}: {said}, KL 0"
 
 
 def fidelity_note(chosen: Sequence[DeltaEntry]) -> str:

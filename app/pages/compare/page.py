@@ -7,17 +7,19 @@ from pathlib import Path
 
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QGridLayout, QLabel, QStackedWidget, QWidget
+from PySide6.QtWidgets import QFileDialog, QGridLayout, QLabel, QStackedWidget, QWidget
 
 from app.context import Context
 from app.library.entry import DeltaEntry
 from app.pages.compare import facts
 from app.pages.compare.add_popup import MOST, AddPopup
+from app.pages.compare.bench import Benchmark, bench_levels, bench_note, bench_points, read_benchmark
 from app.pages.compare.blank import BlankState, blank_state, blank_view
 from app.pages.compare.chips import ChipBar
 from app.pages.compare.exports import copy_figures, export, export_menu
 from app.pages.compare.load_card import LoadCard
 from app.pages.compare.sheet import Figure
+from app.tasks import Failure
 from app.widgets.basics import (
     Card,
     ElidedLabel,
@@ -36,6 +38,7 @@ from app.widgets.charts.bars import SizeBars
 from app.widgets.charts.marks import SHAPES, ColourKey
 from app.widgets.charts.scatter import FidelityScatter
 from app.widgets.charts.stacked import StackedAxes
+from core.errors import DeltadeckError
 
 _TWO_COLUMNS = 860
 """Below this width (at zoom 1) the cards stand in one column."""
@@ -57,10 +60,13 @@ class ComparePage(QWidget):
         """Asked for, but not in the library yet."""
         self._popup: AddPopup | None = None
         self._state: BlankState | None = None
+        self._benchmark: Benchmark | None = None
         self.header = PageHeader("Compare")
         self.copy = button("Copy figures", icons=ctx.icons, icon="copy", clicked=self.copy_all)
         self.export = button("Export...", icons=ctx.icons, icon="export", clicked=self._open_export)
-        self.header.at_right(self.copy, self.export)
+        self.bench = button("Load benchmark...", icons=ctx.icons, icon="folder",
+                            clicked=self.load_benchmark, tip="Curves of a benchmark.json that 'deltadeck benchmark' wrote")
+        self.header.at_right(self.bench, self.copy, self.export)
         self.chips = ChipBar(ctx)
         self.chips.picked.connect(self.highlight)
         self.chips.removed.connect(self.remove)
@@ -89,7 +95,9 @@ class ComparePage(QWidget):
         self._whole = tool_button(ctx.icons, "zoom", "Show the whole chart", size=12, clicked=self.scatter.reset)
         self._whole.hide()
         self.scatter.zoomed.connect(self._whole.setVisible)
-        self.fidelity_card.at_right(self._yardstick, self._whole)
+        self._drop = tool_button(ctx.icons, "close", "Take the benchmark out", size=12, clicked=self.drop_benchmark)
+        self._drop.hide()
+        self.fidelity_card.at_right(self._yardstick, self._whole, self._drop)
         self._fidelity_note = label(size="small", tone="faded", wrap=True)
         self.fidelity_card.add(self.scatter, self._fidelity_note)
         self.fidelity_card.body.setStretch(1, 1)
@@ -189,7 +197,29 @@ class ComparePage(QWidget):
             self._show()
 
     def _picked(self, key: str) -> None:
-        self.highlight(Path(key))
+        if key:
+            self.highlight(Path(key))
+
+    # -------------------------------------------------------------------------------------------------- benchmarks
+    def load_benchmark(self) -> None:
+        """Ask for a benchmark's table, and draw its curves."""
+        path, _ = QFileDialog.getOpenFileName(self, "Load a benchmark", str(Path.home()), "Benchmark (*.json);;All files (*)")
+        if path:
+            self.take_benchmark(Path(path))
+
+    def take_benchmark(self, path: Path) -> None:
+        """Draw the curves of a benchmark."""
+        try:
+            self._benchmark = read_benchmark(path)
+        except (DeltadeckError, OSError) as e:
+            self._ctx.show_error(Failure.of(e))
+            return
+        self._show()
+
+    def drop_benchmark(self) -> None:
+        """Take them away again."""
+        self._benchmark = None
+        self._show()
 
     # ------------------------------------------------------------------------------------------------------ showing
     def shown(self) -> None:
@@ -229,13 +259,14 @@ class ComparePage(QWidget):
         self.header.caption.setText(facts.page_caption(chosen))
         self.chips.show_chosen(chosen, self._shapes, self._accent)
         self.chips.setVisible(bool(chosen))
+        is_something = bool(chosen) or self._benchmark is not None
         for made in (self.copy, self.export):
-            made.setEnabled(bool(chosen))
-        self.copy.setToolTip("All four charts as a picture, and their figures as a table" if chosen else "Choose a delta first")
-        self.export.setToolTip("Save charts as PNG, SVG or CSV" if chosen else "Choose a delta first")
+            made.setEnabled(is_something)
+        self.copy.setToolTip("The charts as a picture, and their figures as a table" if is_something else "Choose a delta first")
+        self.export.setToolTip("Save charts as PNG, SVG or CSV" if is_something else "Choose a delta first")
         if self._popup is not None:
             self._popup.show_entries(self._ctx.library.entries(), chosen)
-        if not chosen:
+        if not is_something:
             self._show_blank()
             self._stack.setCurrentWidget(self._empty)
             return
@@ -243,13 +274,22 @@ class ComparePage(QWidget):
         self._stack.setCurrentWidget(self._charts)
 
     def _show_charts(self, chosen: Sequence[DeltaEntry]) -> None:
-        one = next(e for e in chosen if e.path == self._accent)
-        library = self._ctx.library.entries()
-        self.scatter.set_points(facts.points(chosen, self._shapes, self._accent, library), facts.levels(chosen))
-        self._yardstick.setText(facts.full_caption(chosen))
+        library, found = self._ctx.library.entries(), self._benchmark
+        points, levels = facts.points(chosen, self._shapes, self._accent, library), facts.levels(chosen)
         note = facts.fidelity_note(chosen)
+        if found is not None:
+            points, levels = [*points, *bench_points(found, points)], [*levels, *bench_levels(found, levels)]
+            note = f"{bench_note(found)} {note}".strip()
+        self._drop.setVisible(found is not None)
+        self.scatter.set_points(points, levels)
+        self._yardstick.setText(facts.full_caption(chosen))
         self._fidelity_note.setText(note)
         self._fidelity_note.setVisible(bool(note))
+        for card in (self.axis_card, self.load_card, self.size_card):
+            card.setVisible(bool(chosen))
+        if not chosen:
+            return
+        one = next(e for e in chosen if e.path == self._accent)
         self.axes.set_kinds(one.kinds, one.other_name)
         rows, columns, others = self.axes.totals()
         self.axis_card.caption.setText(one.name)
@@ -296,14 +336,17 @@ class ComparePage(QWidget):
     def figures(self) -> list[Figure]:
         """The four charts with their titles, for pictures."""
         theme = self._ctx.theme
+        fidelity = Figure("fidelity", "Fidelity against size", _whole(self.fidelity_card.caption), self.scatter,
+                          note=self._yardstick.text())
+        if not self.chosen():
+            return [fidelity]
         cold, warm = self.load_card.bars.colours()
         rows, columns, others = self.axes.totals()
         axes = [(theme.color("row"), f"Row {rows}"), (theme.color("column"), f"Column {columns}")]
         axes += [(self.axes.other_colour(), f"{self.axes.other_name} {others}")] if others else []
         load = f"{facts.WAYS[self.load_card.shown_way()].lower()}, {_whole(self.load_card.caption)}"
         return [
-            Figure("fidelity", "Fidelity against size", _whole(self.fidelity_card.caption), self.scatter,
-                   note=self._yardstick.text()),
+            fidelity,
             Figure("axis", "Axis by layer kind", _whole(self.axis_card.caption), self.axes, tuple(axes)),
             Figure("load", "Load time", load, self.load_card.bars, ((cold, "cold, upper bar"), (warm, "warm, lower bar"))),
             Figure("size", "Size", _whole(self.size_card.caption), self.sizes),

@@ -54,7 +54,8 @@ def sheet_painter(figures: Sequence[Figure], theme: Theme, title: str, caption: 
         rest = width - 2 * _MARGIN - _GAP - split
         right, below = split + _GAP, upper + _GAP
         places = ((0.0, 0.0, split, upper), (right, 0.0, rest, upper), (0.0, below, split, lower), (right, below, rest, lower))
-        for figure, (x, y, w, h) in zip(figures, places, strict=True):
+        whole = ((0.0, 0.0, width - 2.0 * _MARGIN, height - _TITLE - _MARGIN),)
+        for figure, (x, y, w, h) in zip(figures, places if len(figures) > 1 else whole, strict=True):
             place = QRectF(_MARGIN + x, _TITLE + y, w, h)
             painter.setPen(QPen(theme.color("line"), 1))
             painter.setBrush(theme.color("surface-raised"))

@@ -15,7 +15,7 @@ from app.tasks import Failure
 from app.widgets.basics import Card, button, label, row
 from app.widgets.charts.change_chart import TITLE, ChangeChart
 from app.widgets.states import CardsPicture, ErrorCard, Skeleton, WarningStrip
-from app.words import count, size
+from app.words import count, plain_tip, size
 
 _TITLES = {"ArchitectureMismatch": "These two checkpoints do not fit", "TensorsMissing": "These two checkpoints do not fit",
            "NotFinite": "A weight is no number", "UnsupportedModel": "This kind of model is not known here"}
@@ -121,7 +121,7 @@ class Outcome(QWidget):
         if facts.warnings:
             more = f" And {count(len(facts.warnings) - 1, 'more note')}." if len(facts.warnings) > 1 else ""
             self.strip.show_words("warning", "Fits, with a note", facts.warnings[0] + more)
-            self.strip.setToolTip("\n\n".join(facts.warnings))
+            self.strip.setToolTip(plain_tip("\n\n".join(facts.warnings)))
             return
         if facts.is_short_of_memory:
             self.strip.show_words("warning", f"Wants {size(facts.memory_bytes)} of memory, {size(facts.memory_free)} are free",

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QResizeEvent
-from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
 from app.checkpoints import Choice, likely_bases
 from app.context import Context
 from app.jobs.queue import OPEN
 from app.pages.compress.demo_bar import Demo
 from app.pages.compress.fields import Zoomed
+from app.pages.compress.first_run import first_run
 from app.pages.compress.outcome import Outcome
 from app.pages.compress.planner import Planner
 from app.pages.compress.predicted import PredictedCard
 from app.pages.compress.recipe import delta_name, free_name, name_problem, outputs_taken
 from app.pages.compress.recipe_card import RecipeCard
+from app.pages.compress.size_card import SizeCard
 from app.pages.compress.start_bar import StartBar, when_words
 from app.planning import PlanFacts
 from app.tasks import Failure
-from app.widgets.basics import Card, IconLabel, PageHeader, boxed, button, column, label, row, scrolled, set_look, tool_button
+from app.widgets.basics import PageHeader, boxed, button, column, scrolled, set_look, tool_button
 from app.widgets.picker import CheckpointPicker, dropped_folder
 from app.widgets.picker_choose import Shelf
-from app.widgets.states import EmptyState
 from core.errors import DeltadeckError
 
 RIGHT = 384
 """Width of the right column at zoom 1."""
-STEPS = (("Pick two", "A base and a fine-tune of it, from a folder or the hub cache."),
-         ("Compress", "See the size before you start, and watch each layer being fitted."),
-         ("Compare", "Set size, load time and fidelity of your deltas side by side."))
 
 
 class CompressPage(QWidget):
@@ -53,6 +53,7 @@ class CompressPage(QWidget):
         self.tuned = CheckpointPicker(ctx, self.shelf, "fine-tune")
         self.outcome = Outcome(ctx)
         self.predicted = PredictedCard(ctx)
+        self.sizing = SizeCard(ctx)
         self.recipe = RecipeCard(ctx)
         self.start_bar = StartBar(ctx, self.start)
         self.swap = tool_button(ctx.icons, "swap", "Swap base and fine-tune", size=16, clicked=self.swap_pair)
@@ -63,6 +64,8 @@ class CompressPage(QWidget):
         self.tuned.changed.connect(self._name_from_tuned)
         self.recipe.changed.connect(self._recipe_changed)
         self.recipe.place_changed.connect(self._place_changed)
+        self.sizing.changed.connect(self._recipe_changed)
+        self.sizing.predicted.connect(self.planner.renew)
         self.planner.started.connect(self._measuring)
         self.planner.progressed.connect(self._progressed)
         self.planner.planned.connect(self._planned)
@@ -102,51 +105,32 @@ class CompressPage(QWidget):
         right.setContentsMargins(0, 0, 0, 0)
         right.setSpacing(12)
         right.addWidget(self.predicted)
+        right.addWidget(self.sizing)
         right.addWidget(self.recipe)
         right.addStretch(1)
         self._right = scrolled(boxed(right), name="Prediction and recipe")
         self.recipe.advanced.opened.connect(self._show_advanced)
+        self.sizing.opened.connect(self._show_sizing)
         side = column(self._right, self.start_bar, gap=12)
         side_box = boxed(side)
         self._side = side_box
         main = QHBoxLayout()
         main.setContentsMargins(0, 0, 0, 0)
         main.setSpacing(12)
-        wide = scrolled(boxed(left), name="Checkpoints and change")
-        for area in (wide, self._right):               # large text in a small window: nothing is out of reach
+        self._left = scrolled(boxed(left), name="Checkpoints and change")
+        for area in (self._left, self._right):               # large text in a small window: nothing is out of reach
             area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
-        main.addWidget(wide, 1)
+        main.addWidget(self._left, 1)
         main.addWidget(side_box)
         self.stack = QStackedWidget()
-        self._first = self._first_run()
+        self._first, self._first_drop = first_run(ctx, self.demo.open_tiny, self.choose_checkpoints)
         self._main = boxed(main)
         self.stack.addWidget(self._main)
         self.stack.addWidget(self._first)
         self.setLayout(column(header, self.demo.strip, self.stack, gap=0, margins=(24, 0, 24, 16)))
-        layout = self.layout()
-        assert isinstance(layout, QVBoxLayout)
-        layout.setStretch(2, 1)
+        cast(QVBoxLayout, self.layout()).setStretch(2, 1)
         self._is_first = not ctx.settings.options.recent and not ctx.jobs.items()
         self.stack.setCurrentWidget(self._first if self._is_first else self._main)
-
-    def _first_run(self) -> QWidget:
-        ctx = self._ctx
-        demo = button("Try the demo trio", "primary", icons=ctx.icons, icon="deltas", clicked=self.demo.open_tiny)
-        choose = button("Choose checkpoints...", icons=ctx.icons, icon="folder", clicked=self.choose_checkpoints)
-        said = "A delta holds what a fine-tune changed, in a small part of its size."
-        empty = EmptyState(ctx.theme, "Make your first delta", said, [demo, choose],
-                           "The demo trio is built in: 5.6 MB, no network, about a minute.", STEPS)
-        drop = QFrame()
-        drop.setProperty("look", "drop")
-        drop.setMinimumHeight(ctx.theme.px(56))
-        drop.setLayout(row(None, IconLabel(ctx.icons, "folder", size=18),
-                           label("Or drop a checkpoint folder anywhere on this page", tone="faded"), None))
-        self._first_drop = drop
-        card = Card(margins=(28, 16, 28, 24))
-        card.setAccessibleName("Make your first delta")
-        card.add(empty, row(drop, margins=(24, 0, 24, 0)))
-        card.body.setStretch(0, 1)
-        return card
 
     # ------------------------------------------------------------------------------------------------ the page
     def shown(self) -> None:
@@ -189,6 +173,9 @@ class CompressPage(QWidget):
         # Once the layout has made room for it.
         QTimer.singleShot(0, self, lambda: self._right.ensureWidgetVisible(self.recipe.advanced, 0, 24))
 
+    def _show_sizing(self) -> None:
+        QTimer.singleShot(0, self, lambda: self._right.ensureWidgetVisible(self.sizing, 0, 0))
+
     def _leave_first(self) -> None:
         self.stack.setCurrentWidget(self._main)
 
@@ -225,6 +212,7 @@ class CompressPage(QWidget):
         if self.base.facts is None or self.tuned.facts is None:
             self.planner.drop()
             self.predicted.clear()
+            self.sizing.clear()
             if self.tuned.facts is not None:
                 self.predicted.set_full(self.tuned.facts.bytes)
             self.outcome.ask(*self._what_to_choose())
@@ -246,10 +234,17 @@ class CompressPage(QWidget):
     def _plan(self) -> None:
         if self.base.facts is not None and self.tuned.facts is not None:
             output = self.recipe.folder_path() / "delta"
-            self.planner.ask(self.recipe.recipe().request(self.base.source, self.tuned.source, output))
+            self.planner.ask(self._request(output))
+
+    def _request(self, output: Path) -> dict[str, Any]:
+        asked = self.sizing.asked()
+        recipe = replace(self.recipe.recipe(), budget=asked.budget, quality=asked.quality)
+        return recipe.request(self.base.source, self.tuned.source, output)
 
     def _recipe_changed(self) -> None:
-        self._plan()
+        self.sizing.forbid(self.recipe.recipe().one_size)
+        if not self.sizing.problem():
+            self._plan()
         self._restate()
 
     def _place_changed(self) -> None:
@@ -258,6 +253,7 @@ class CompressPage(QWidget):
 
     def _measuring(self) -> None:
         self.predicted.clear()
+        self.sizing.clear()
         if self.tuned.facts is not None:
             self.predicted.set_full(self.tuned.facts.bytes)
         self.outcome.measuring()
@@ -270,6 +266,7 @@ class CompressPage(QWidget):
     def _planned(self, facts: PlanFacts) -> None:
         if self.base.facts is not None and self.tuned.facts is not None:
             self.predicted.show_plan(facts)
+            self.sizing.show_plan(facts, self._request(self.recipe.folder_path() / "delta"))
             self.recipe.set_length(facts.sequence_length)
             self.outcome.show_plan(facts, self.base.facts, self.tuned.facts, self.recipe.folder.browse)
         self._restate()
@@ -336,7 +333,7 @@ class CompressPage(QWidget):
             return problem, ""
         if self._is_taken(self.recipe.name.text().strip()):
             return f"'{self.recipe.name.text().strip()}' exists already.", "name"
-        return self.recipe.calibration.problem(), ""
+        return self.sizing.problem() or self.recipe.calibration.problem(), ""
 
     def _restate(self) -> None:
         reason, remedy = self._reason()
@@ -355,7 +352,7 @@ class CompressPage(QWidget):
             self._ctx.notify(self.start_bar.reason, "warning")
             return
         ctx, name, when = self._ctx, self.recipe.name.text().strip(), when_words(self._ctx)
-        request = self.recipe.recipe().request(base.source, tuned.source, self.recipe.output())
+        request = self._request(self.recipe.output())
         try:
             item = ctx.jobs.add(name, request, facts.expect, base.name, tuned.name, facts.seconds)
         except DeltadeckError as e:
@@ -399,4 +396,3 @@ class CompressPage(QWidget):
         for picker in (self.base, self.tuned):
             picker.highlight(False)
         set_look(self._first_drop, dropping="")
-

@@ -61,6 +61,13 @@ class Planner(QObject):
             self._request = None
             self.ask(request)
 
+    def renew(self) -> None:
+        """Plan the same pair once more, without measuring it: more is known of it."""
+        if self._request is not None:
+            self._stop()
+            self.is_fresh = False
+            self._timer.start()
+
     def drop(self) -> None:
         """Nothing to plan any more."""
         self._stop()

@@ -63,9 +63,9 @@ class PredictedCard(Card):
         self._badge = QFrame()
         self._badge.setProperty("look", "badge-box")
         self._badge.setProperty("tone", "success")
-        self._badge.setLayout(row(badge_icon, label("exact", size="small", weight=500, tone="success"), gap=4,
+        self._badge_words = label("exact", size="small", weight=500, tone="success")
+        self._badge.setLayout(row(badge_icon, self._badge_words, gap=4,
                                   margins=(6, 2, 8, 2)))
-        self._badge.setToolTip("Counted from the plan: the weight files will have just this size.")
         self._badge.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Maximum)
         self._full, self._delta = label("", size="small", weight=500), label("", size="small", weight=500)
         self._parts = ElidedLabel("Delta")
@@ -116,23 +116,36 @@ class PredictedCard(Card):
 
     def show_plan(self, facts: PlanFacts) -> None:
         """Show a plan's figures."""
-        total = facts.weights_bytes
-        self._figure.setText(size(total))
-        self._figure.setToolTip(f"{total:,} bytes of weights; {size(facts.sidecar_bytes)} of config and tokenizer files go "
-                                "with them.")
-        self._times.setText(f"{facts.ratio:,.1f} times smaller")
-        self._badge.show()
+        total, kind = facts.weights_bytes, "at most" if facts.is_at_most else "exact"
+        if not total:                                  # a fidelity that was asked for, of a pair that is not predicted yet
+            self._show_unknown()
+        else:
+            self._figure.setText(size(total))
+            self._figure.setToolTip(f"{total:,} bytes of weights; {size(facts.sidecar_bytes)} of config and tokenizer files go "
+                                    "with them.")
+            self._times.setText(f"{facts.ratio:,.1f} times smaller")
+        self._badge_words.setText(kind)
+        self._badge.setToolTip("The weight files will not be larger than this." if facts.is_at_most else
+                               "Counted from the plan: the weight files will have just this size.")
+        self._badge.setVisible(bool(total))
         self.set_full(facts.full_bytes)
-        self._delta.setText(size(total))
+        self._delta.setText(size(total) if total else "")
         signs = f"signs {size(facts.sign_bytes)}, scales and rest" if facts.sign_bytes else "stored exactly"
-        self._parts.setText(f"Delta: {signs} {size(facts.rest_bytes)}")
+        self._parts.setText("Delta: the best methods for its size" if facts.is_at_most else
+                            f"Delta: {signs} {size(facts.rest_bytes)}")
         self._delta_bar.set_share(min(1.0, total / max(1, facts.full_bytes)))
         self._set("Memory", rough(facts.memory_bytes), f"of {rough(facts.memory_free)} free, peak", facts.is_short_of_memory)
         place = f"on {count(facts.cores, 'core')}" if facts.device == "cpu" else f"on {facts.device}"
         self._set("Time", about(facts.seconds), f"estimated, {place}", False)
         self._set("Disk", rough(facts.disk_bytes), f"while it runs, {rough(facts.disk_free)} free", facts.is_short_of_disk)
-        self.setAccessibleDescription(f"{size(total)}, {facts.ratio:,.1f} times smaller than {size(facts.full_bytes)}, exact; "
-                                      f"about {about(facts.seconds)}")
+        what = f"{size(total)}, {facts.ratio:,.1f} times smaller" if total else "Size not known yet"
+        self.setAccessibleDescription(f"{what} than {size(facts.full_bytes)}, {kind}; about {about(facts.seconds)}" if total else
+                                      f"{what}; about {about(facts.seconds)}")
+
+    def _show_unknown(self) -> None:
+        self._figure.setText("\N{EN DASH}")
+        self._figure.setToolTip("Known once the curve is predicted: the job does it by itself.")
+        self._times.setText("size known once predicted")
 
     def _set(self, name: str, value: str, more: str, is_short: bool) -> None:
         value_label, more_label = self._values[name]

@@ -14,15 +14,17 @@ from app.paths import expanded
 METHODS: dict[str, tuple[str, str, str, str]] = {
     "bitdelta": ("BitDelta", "bitdelta", "auto", "One bit per weight and one scale per matrix, taken from the change itself. "
                  "The smallest and quickest, and the least faithful."),
-    "per-axis": ("Per-axis", "exact", "auto", "One bit per weight, one scale per row or per column, whichever has the lower "
-                 "held-out loss."),
-    "both": ("Row x column", "exact", "both", "One bit per weight, a scale for each row times one for each column. "
+    "per-axis": ("Per-axis", "chosen", "auto", "One bit per weight, chosen with one scale per row or per column, whichever has "
+                 "the lower held-out loss."),
+    "both": ("Row x column", "chosen", "both", "One bit per weight, chosen with a scale for each row times one for each column. "
              "A little larger, and often closer."),
     "paper": ("Paper", "paper", "auto", "Per-axis scales learnt by gradient descent, as published. Slower than the closed form, "
               "for comparison."),
 }
 """By key: the word on the page, recipe and axis of the request, and the sentence under it."""
 
+ONE_SIZE = ("paper", "bitdelta")
+"""Recipes that can't be asked for a size."""
 AXES = (("auto", "Row or column, by loss"), ("row", "Row (per output)"), ("column", "Column (per input)"),
         ("scalar", "One scale"))
 OBJECTIVES = (("kl", "KL to the fine-tune"), ("mse", "Squared logit error"))
@@ -44,6 +46,14 @@ class Recipe:
     axis: str = "auto"
     objective: str = "kl"
     device: str = "auto"
+    budget: str = ""
+    quality: str = ""
+
+    @property
+    def one_size(self) -> str:
+        """Why the method takes no size; empty where it does."""
+        name, recipe, *_ = METHODS[self.method]
+        return f"{name} has one size: one bit per weight." if recipe in ONE_SIZE else ""
 
     @property
     def takes_axis(self) -> bool:
@@ -56,7 +66,8 @@ class Recipe:
         return {"base": base, "fine_tuned": fine_tuned, "output": str(output), "recipe": recipe,
                 "axis": self.axis if self.takes_axis else axis, "embeddings": self.embeddings, "calibration": self.calibration,
                 "samples": self.samples, "tune_samples": self.tune_samples if self.tune else 0,
-                "sequence_length": self.sequence_length, "seed": self.seed, "device": self.device, "objective": self.objective}
+                "sequence_length": self.sequence_length, "seed": self.seed, "device": self.device, "objective": self.objective,
+                "budget": "" if self.one_size else self.budget, "quality": "" if self.one_size else self.quality}
 
     def advanced_words(self) -> str:
         """What the folded part holds, in a line."""

@@ -9,6 +9,7 @@ from PySide6.QtGui import QTextCharFormat, QTextCursor, QTextDocument, QTextOpti
 from PySide6.QtWidgets import QTextBrowser, QWidget
 
 from app.theme import Theme
+from app.widgets.painting import no_picture
 
 
 class CardView(QTextBrowser):
@@ -25,8 +26,8 @@ class CardView(QTextBrowser):
         self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
 
     def loadResource(self, kind: int, name: QUrl | str) -> Any:
-        """Nothing is loaded, from the disk or from elsewhere."""
-        return None
+        """Nothing is loaded, from the disk or from elsewhere: an empty picture stands for every one."""
+        return no_picture()
 
     def show_card(self, text: str) -> None:
         """Show a card's Markdown."""

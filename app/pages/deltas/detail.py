@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app.checkpoints import shown_source
 from app.context import Context
@@ -23,6 +23,7 @@ from app.widgets.basics import (
     Segmented,
     Swatch,
     badge,
+    boxed,
     button,
     column,
     hairline,
@@ -31,6 +32,7 @@ from app.widgets.basics import (
     scrolled,
     set_look,
 )
+from app.widgets.charts.axis_legend import AxisLegend
 from app.widgets.charts.axis_map import AxisMap
 from app.widgets.states import Skeleton
 from app.words import count, plain_tip
@@ -145,8 +147,17 @@ class DetailPane(Card):
         self.map.chosen.connect(self._map_chosen)
         self._rows_count, self._columns_count = label(size="small", weight=500), label(size="small", weight=500)
         self._others = label(size="small", tone="faded")
-        self._map_head = row(label("Axis map", weight=600), None, Swatch(ctx.icons, "row"), self._rows_count, 4,
-                             Swatch(ctx.icons, "column"), self._columns_count, self._others, gap=6)
+        self.map_mode = QComboBox()
+        self.map_mode.setProperty("dense", "true")
+        self.map_mode.setAccessibleName("What the map shows")
+        for key, words in (("margin", "Axis map"), ("codec", "Codec map")):
+            self.map_mode.addItem(words, key)
+        self.map_mode.currentIndexChanged.connect(self._mode_changed)
+        self.legend = AxisLegend(ctx.theme, room=WIDTH - 44)
+        self.legend.hide()
+        self._axis_counts = boxed(row(Swatch(ctx.icons, "row"), self._rows_count, 4,
+                                  Swatch(ctx.icons, "column"), self._columns_count, 4, self._others, None, gap=6))
+        self._map_head = column(row(self.map_mode, None), self._axis_counts, row(self.legend, None), gap=6)
         self._skeleton = Skeleton(ctx.theme, 6)
         self._layers_problem = label(size="small", tone="danger", wrap=True)
         self.sizes = MiniBars(ctx.theme, "Size")
@@ -199,7 +210,8 @@ class DetailPane(Card):
         self._badge.setText(text)
         set_look(self._badge, tone=tone)
         on = f" on {entry.base_name}" if entry.base_name else ""
-        self._line.setText(", ".join(x for x in (f"{entry.method}{on}", short_date(entry.created)) if x))
+        asked = f" of {entry.asked}" if entry.asked else ""
+        self._line.setText(", ".join(x for x in (f"{entry.method}{asked}{on}", short_date(entry.created)) if x))
         self._show_trouble(entry)
         usable = bool(entry.usable and entry.sha256)
         self.report.setEnabled(usable)
@@ -315,6 +327,9 @@ class DetailPane(Card):
         matrices = [r for r in rows if len(r.shape) != 1]
         self._skeleton.hide()
         self.map.set_rows(rows)
+        inside = [r for r in matrices if r.block is not None]
+        self.map_mode.setCurrentIndex(int(2 * sum(r.coding != "sign" for r in inside) > len(inside)))
+        self._mode_changed(self.map_mode.currentIndex())
         self.map.setVisible(any(r.block is not None for r in matrices))
         self.layers.layers.show(matrices)
         self._layers_count.setText(f"{len(matrices):,}")
@@ -325,6 +340,13 @@ class DetailPane(Card):
         self._rows_count.setText(f"Row {rows:,}")
         self._columns_count.setText(f"Column {columns:,}")
         self._others.setText(f" {entry.other_name} {others:,}" if others else "")
+
+    def _mode_changed(self, at: int) -> None:
+        self.map.set_mode(str(self.map_mode.itemData(at)))
+        by_codec = self.map.mode == "codec"
+        self.legend.set_counts(self.map.codings(), by_codec=True)
+        self.legend.setVisible(by_codec)
+        self._axis_counts.setVisible(not by_codec)
 
     def _map_chosen(self, row_there: LayerRow) -> None:
         self.layers.choose(row_there.tensor)

@@ -14,17 +14,17 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.codings import coding_letter, coding_role, quiet
 from app.icons import Icons
 from app.models.layers import COLUMNS, ROW_ROLE, SORT_ROLE, LayerModel, LayerRow
 from app.models.library import short_size
 from app.pages.deltas.table import name_corner
-from app.widgets.painting import axis_colour
+from app.widgets.painting import LETTERS, axis_colour
 
 AnyIndex = QModelIndex | QPersistentModelIndex
 _AT = {column.name: i for i, column in enumerate(COLUMNS)}
 SHOWN = (("Layer", 54), ("Axis", 66), ("Won by", 50), ("Recovery", 64), ("Size", 56))
 """Columns and their share of the width."""
-_LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S"}
 
 
 class _InOrder(QSortFilterProxyModel):
@@ -70,17 +70,17 @@ class _CellPainter(QStyledItemDelegate):
         elif name == "Size":
             text = short_size(row.bytes) if row.bytes else ""
         elif name == "Axis":
-            text, side = text.lower(), Qt.AlignmentFlag.AlignLeft
+            text, side = quiet(text), Qt.AlignmentFlag.AlignLeft
             place = self._swatch(painter, place, row.winner)
         shown = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, place.width())
         painter.drawText(place, side | Qt.AlignmentFlag.AlignVCenter, shown)
         painter.restore()
 
     def _swatch(self, painter: QPainter, place: QRect, axis: str) -> QRect:
-        """The axis's colour with its letter; what has no axis has no swatch. Returns what is left of the place."""
+        """The axis's colour with its letter; what has none, its codec's. Returns what is left of the place."""
         t, side = self._theme, self._theme.px(14)
-        if axis in _LETTERS:
-            colour = axis_colour(t, axis)
+        if axis:
+            colour = axis_colour(t, axis) if axis in LETTERS else t.mixed(coding_role(axis), 0.6)
             box = QRectF(place.left(), place.center().y() - side / 2 + 0.5, side, side)
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(colour)
@@ -89,7 +89,7 @@ class _CellPainter(QStyledItemDelegate):
             font.setPixelSize(t.px(9))
             painter.setFont(font)
             painter.setPen(t.ink_on(colour))
-            painter.drawText(box, Qt.AlignmentFlag.AlignCenter, _LETTERS[axis])
+            painter.drawText(box, Qt.AlignmentFlag.AlignCenter, LETTERS.get(axis) or coding_letter(axis))
             painter.setFont(t.font("small"))
             painter.setPen(t.color("text"))
         return place.adjusted(side + t.px(6), 0, 0, 0)
@@ -133,6 +133,7 @@ class LayerList(QTableView):
             self.setColumnHidden(i, column.name not in dict(SHOWN))
         self.setSortingEnabled(True)
         self.sortByColumn(_AT["Layer"], Qt.SortOrder.AscendingOrder)
+        self.layers.modelReset.connect(self._choose_columns)
         self.selectionModel().currentRowChanged.connect(self._pointed)
         icons.theme.changed.connect(self._restyle)
         self._restyle()
@@ -147,8 +148,15 @@ class LayerList(QTableView):
 
     def _fit(self) -> None:
         room, shares = self.viewport().width(), sum(w for _, w in SHOWN)
+        hidden = self.isColumnHidden(_AT["Won by"])
         for name, wide in SHOWN:
-            self.setColumnWidth(_AT[name], room * wide // shares)
+            more = dict(SHOWN)["Won by"] if hidden and name == "Axis" else 0
+            self.setColumnWidth(_AT[name], room * (wide + more) // shares)
+
+    def _choose_columns(self) -> None:
+        """Without a contest between row and column its column gives its room to the words for codecs."""
+        self.setColumnHidden(_AT["Won by"], not any(r.margin is not None for r in self.layers.rows()))
+        self._fit()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Share out the width anew."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.codings import bits_text, method_word
 from app.jobs.queue import QueueItem, State
 from app.jobs.rows import KEPT
 from app.jobs.runstate import RunState, Stage
+from app.library.reading import UNIFORM, method_label
 from app.models.layers import AXIS_WORDS, LayerRow
 from app.words import about, count, size
 
 SHOWN = (("plan", "Plan"), ("fit", "Fit layers"), ("tune", "Tune end to end"), ("write", "Write and measure"))
 """Stages of the strip: preparing belongs to the plan."""
-_RECIPES = {"paper": "paper fit", "exact": "exact fit", "bitdelta": "one scale per tensor"}
+_RECIPES = {"chosen": "chosen signs", "paper": "paper fit", "exact": "exact fit", "bitdelta": "one scale per tensor"}
 _AXES = {"auto": "Per-axis", "row": "Row only", "column": "Column only", "both": "Row x column", "scalar": "BitDelta"}
 _STOPPED = {State.PAUSED: ("pause", "warning"), State.INTERRUPTED: ("warning", "warning"), State.FAILED: ("error", "danger"),
             State.CANCELLED: ("close", "text-faded"), State.PAUSING: ("pause", "text-faded"),
@@ -33,8 +35,14 @@ class StageWords:
 def method_text(item: QueueItem) -> str:
     """The method badge: `Per-axis, exact fit`, `BitDelta`."""
     recipe, axis = str(item.request.get("recipe", "exact")), str(item.request.get("axis", "auto"))
-    if recipe == "bitdelta" or axis == "scalar":
+    if recipe in UNIFORM:
+        return f"{method_label(recipe, axis)}, {item.asked}" if item.asked else method_label(recipe, axis)
+    if item.asked:
+        return f"{method_label(recipe, axis, is_mix=True)}, {item.asked}"
+    if recipe == "bitdelta" or (axis == "scalar" and recipe != "chosen"):
         return "BitDelta"
+    if axis == "scalar":
+        return "One scale, chosen signs"
     return f"{_AXES.get(axis, axis)}, {_RECIPES.get(recipe, recipe)}"
 
 
@@ -137,11 +145,13 @@ def layer_facts(row: LayerRow | None) -> str:
         return "Losses of every axis follow when it is done" if row is not None else ""
     losses = {a: row.loss_of(a) for a in ("row", "column", "both", "scalar")}
     parts = [f"{AXIS_WORDS[a].lower()} {loss:.3f}" for a, loss in losses.items() if loss is not None]
-    facts = [f"Held-out: {', '.join(parts)}"] if parts else [AXIS_WORDS.get(row.winner, row.winner)]
+    by_axis = not method_word(row.method) and row.winner in AXIS_WORDS
+    # The line above begins with the method's name: not twice.
+    facts = [f"Held-out: {', '.join(parts)}"] if parts else [AXIS_WORDS[row.winner]] if by_axis else []
     if row.recovery is not None:
         facts.append(f"recovery {row.recovery:.3f}")
     if row.bytes:
-        facts.append(size(row.bytes))
+        facts.append(size(row.bytes) + (f", {bits_text(row.bits)} bits per weight" if row.bits else ""))
     return " · ".join(facts)
 
 

@@ -162,6 +162,9 @@ class RunPage(QWidget):
             state = self.state
             self.map.subject = self.item.name if self.item is not None else ""
             self.map.set_rows(state.layers if state is not None else ())
+            if self.map.map.mode in ("margin", "codec"):
+                # Where a size was asked for, the methods were chosen, and most have no axis.
+                self.map.set_mode("codec" if self.item is not None and self.item.asked else "margin")
             self.loss.follow.setChecked(True)
 
     def _settle(self) -> None:

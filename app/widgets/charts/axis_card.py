@@ -41,7 +41,7 @@ class AxisMapCard(Card):
                  parent: QWidget | None = None) -> None:
         super().__init__(title, caption, parent=parent)
         theme = icons.theme
-        self._theme, self._caption_text = theme, caption
+        self._theme, self._title_text, self._caption_text = theme, title, caption
         self.subject = ""
         """What the map is of (a job's or a delta's name), for titles and file names."""
         self.model = model if model is not None else LayerModel(self)
@@ -114,7 +114,8 @@ class AxisMapCard(Card):
         self.map.update_rows(self.model.rows()[first.row():last.row() + 1])
 
     def _count(self) -> None:
-        self.legend.set_counts(self.map.counts())
+        by_codec = self.map.mode == "codec"
+        self.legend.set_counts(self.map.codings() if by_codec else self.map.counts(), by_codec=by_codec)
         self._fit_caption()
 
     # ------------------------------------------------------------------------------------------- choosing
@@ -133,9 +134,11 @@ class AxisMapCard(Card):
 
     def _mode_changed(self, at: int) -> None:
         self.map.set_mode(self.modes.itemData(at))
+        self.title.setText("Codec map" if self.map.mode == "codec" else self._title_text)
+        self._count()
 
     def set_mode(self, mode: str) -> None:
-        """Colour the cells by something: margin, recovery, loss, change or bytes."""
+        """Colour the cells by something: margin, codec, recovery, loss, change or bytes."""
         self.modes.setCurrentIndex([m.key for m in MODES].index(mode))
 
     def show_view(self, view: str) -> None:
@@ -152,8 +155,9 @@ class AxisMapCard(Card):
         """Ask where, and save the map as png or svg, or the facts of all layers as csv."""
         kind = {k[1]: k for k in (PNG, SVG, CSV)}[ending]
         folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
-        name = file_name(f"{self.subject} axis map".strip())
-        path = ask_path(self, f"Save the axis map as {ending.upper()}", Path(folder) / f"{name}.{ending}", [kind])
+        what = self.title.text().lower()
+        name = file_name(f"{self.subject} {what}".strip())
+        path = ask_path(self, f"Save the {what} as {ending.upper()}", Path(folder) / f"{name}.{ending}", [kind])
         if path is not None:
             self.save_to(path)
 
@@ -177,10 +181,11 @@ class AxisMapCard(Card):
 
     # ------------------------------------------------------------------------------------------- the title line
     def _fit_caption(self) -> None:
-        """The explanation is there whole or not at all: a few letters of it explain nothing."""
+        """The explanation is there whole or not at all: a few letters of it explain nothing. The legend has the room of both."""
+        fixed = sum(w.sizeHint().width() for w in (self.title, self.modes, self.view, self.more)) + 8 * 7 + 6
+        self.legend.fit(self.width() - 32 - fixed)
         wanted = self.caption.sizeHint().width()
-        others = sum(w.sizeHint().width() for w in (self.title, self.legend, self.modes, self.view, self.more)) + 8 * 7 + 6
-        fits = self.width() - 32 - others >= wanted
+        fits = self.width() - 32 - fixed - self.legend.sizeHint().width() >= wanted
         self.caption.setFixedWidth(wanted if fits else 0)
         self.title.setToolTip("" if fits else self._caption_text)
 

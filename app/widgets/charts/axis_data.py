@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from app.codings import coding_letter, quiet
 from app.models.layers import AXIS_WORDS, LayerRow
 from app.widgets.painting import LETTERS
 from app.words import count
@@ -18,13 +20,12 @@ ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
 VECTORS = ("norm", "bias")
 """Kinds of tensors of one dimension: they have no axis to choose, so the map leaves them to the table."""
 AXES = ("row", "column", "both", "scalar")
-ALL_LETTERS = LETTERS | {"same": "=", "full": "F", "rows": "r", "sparse": "s", "lowrank": "L", "svdmix": "M", "sign": "S"}
 _STATES = {"todo": "to do", "now": "being fitted"}
 
 
 def letter_of(winner: str) -> str:
     """The letter of an axis or of a codec."""
-    return ALL_LETTERS.get(winner, winner[:1].upper())
+    return LETTERS.get(winner) or coding_letter(winner)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,29 @@ class Cell:
         return letter_of(self.winner) if self.winner else ""
 
     @cached_property
+    def codings(self) -> Counter[str]:
+        """How many finished tensors are stored how."""
+        return Counter(row.coding for row in self.rows if row.state == "done" and row.coding)
+
+    @cached_property
+    def coding(self) -> str:
+        """How most of the finished tensors are stored; empty before."""
+        return self.codings.most_common(1)[0][0] if self.codings else ""
+
+    @cached_property
+    def bits(self) -> float | None:
+        """Stored bits per weight over the finished tensors."""
+        known = [(row.bytes, math.prod(row.shape)) for row in self.rows if row.bits is not None]
+        return 8 * sum(b for b, _ in known) / sum(n for _, n in known) if known else None
+
+    @property
+    def coding_letter(self) -> str:
+        """The letter of how it is stored; several planes of signs say how many."""
+        planes = {row.planes for row in self.rows if row.coding == "planes"}
+        number = str(planes.pop()) if self.coding == "planes" and len(planes) == 1 else ""
+        return coding_letter(self.coding) + number if self.coding else ""
+
+    @cached_property
     def lead(self) -> LayerRow:
         """The tensor that stands for the cell: the one being fitted, else the first that chose as most did."""
         now = next((row for row in self.rows if row.state == "now"), None)
@@ -79,7 +103,7 @@ class Cell:
             return _STATES[self.state]
         if len(self.rows) == 1:
             return self.lead.verdict
-        return f"{AXIS_WORDS.get(self.winner, self.winner).lower()} in {self.winners[self.winner]} of {len(self.rows)}"
+        return f"{quiet(AXIS_WORDS.get(self.winner, self.winner))} in {self.winners[self.winner]} of {len(self.rows)}"
 
     def mean(self, name: str) -> float | None:
         """Mean of a field over the tensors that have it."""
@@ -156,6 +180,11 @@ class Grid:
         """Tensors in blocks by what they chose; `todo` counts those that are not finished. Embeddings and heads don't count."""
         return Counter(row.winner if row.state == "done" else "todo" for cell in self.cells.values() if cell.block is not None
                        for row in cell.rows)
+
+    def codings(self) -> Counter[str]:
+        """The same by how they are stored."""
+        return Counter(row.coding or "other" if row.state == "done" else "todo" for cell in self.cells.values()
+                       if cell.block is not None for row in cell.rows)
 
     def step(self, key: Key, across: int, down: int) -> Key:
         """The next cell in a direction, over places without a cell; the same one at the edge. The outer ones lie below."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from PySide6.QtGui import QColor
 
+from app.codings import bits_text, coding_word, method_word
 from app.models.layers import AXIS_WORDS, LayerRow
 from app.widgets.charts.axis_data import AXES, Cell
 from app.widgets.hover_card import HoverFacts
 from app.words import count, duration, listed, percent, size
 
-CSV_HEADER = ("block", "kind", "tensor", "shape", "state", "codec", "axis", "axes of parts", "won by", "lost change",
-              "training loss", "recovery", *(f"held-out loss of {axis}" for axis in AXES), "change", "bytes", "seconds", "note")
+CSV_HEADER = ("block", "kind", "tensor", "shape", "state", "codec", "method", "bits per weight", "axis", "axes of parts",
+              "won by", "lost change", "training loss", "recovery", *(f"held-out loss of {axis}" for axis in AXES), "change",
+              "bytes", "seconds", "note")
 
 
-def hover_facts(cell: Cell, colour: QColor | None) -> HoverFacts:
-    """The facts of a cell; `colour` is its own, None for an outline."""
+def hover_facts(cell: Cell, colour: QColor | None, mode: str = "margin") -> HoverFacts:
+    """The facts of a cell; `colour` is its own, None for an outline. In mode `codec` how it is stored comes first."""
     rows = _one(cell.rows[0]) if len(cell.rows) == 1 else _many(cell)
     note = cell.rows[0].note if len(cell.rows) == 1 else ""
+    if mode == "codec" and cell.coding:
+        named = {coding_word(k): n for k, n in cell.codings.most_common()}
+        words = coding_word(cell.coding) if len(named) == 1 else listed(named)
+        return HoverFacts(cell.title, words, tuple(rows), note, cell.coding_letter, colour)
     return HoverFacts(cell.title, cell.verdict, tuple(rows), note, cell.letter, colour)
 
 
@@ -33,8 +39,12 @@ def _one(row: LayerRow) -> list[tuple[str, str]]:
         found.append(("Parts", listed({AXIS_WORDS.get(a, a).lower(): row.axes.count(a) for a in dict.fromkeys(row.axes)})))
     if (scales := scales_of(row)) is not None:
         found.append(("Scales", f"{scales:,}"))
+    if row.method:
+        found.append(("Method", method_word(row.method)))
     if row.state == "done":
         found.append(("Stored", size(row.bytes) if row.bytes else "nothing"))
+    if row.bits:
+        found.append(("Bits per weight", bits_text(row.bits)))
     if row.seconds is not None:
         found.append(("Fitted in", duration(row.seconds)))
     return found
@@ -54,6 +64,8 @@ def _many(cell: Cell) -> list[tuple[str, str]]:
         found.append(("Change, mean", percent(change, 2)))
     if cell.state == "done":
         found.append(("Stored", size(cell.bytes) if cell.bytes else "nothing"))
+    if cell.bits:
+        found.append(("Bits per weight", bits_text(cell.bits)))
     seconds = [row.seconds for row in cell.rows if row.seconds is not None]
     if seconds:
         found.append(("Fitted in", duration(sum(seconds))))
@@ -70,8 +82,8 @@ def scales_of(row: LayerRow) -> int | None:
 
 def csv_rows(rows: Iterable[LayerRow]) -> list[tuple[object, ...]]:
     """All facts of each layer, numbers as they are, under CSV_HEADER."""
-    return [(row.block, row.kind, row.tensor, " x ".join(map(str, row.shape)), row.state, row.codec, row.winner,
-             " ".join(row.axes), row.margin, row.held_out, row.training, row.recovery,
+    return [(row.block, row.kind, row.tensor, " x ".join(map(str, row.shape)), row.state, row.codec, row.method, row.bits,
+             row.winner, " ".join(row.axes), row.margin, row.held_out, row.training, row.recovery,
              *(row.loss_of(axis) for axis in AXES), row.change, row.bytes, row.seconds, row.note) for row in rows]
 
 
@@ -80,7 +92,10 @@ def describe(cell: Cell) -> str:
     return hover_facts(cell, None).text()
 
 
-def summary(counts: dict[str, int]) -> str:
+def summary(counts: Mapping[str, int], words: Callable[[str], str] | None = None) -> str:
     """All counts in words: `Row 89, column 33, to do 88`."""
-    words = AXIS_WORDS | {"todo": "To do"}
-    return ", ".join(f"{words.get(name, name)} {n:,}" for name, n in counts.items()) if counts else count(0, "layer")
+    def axis(key: str) -> str:
+        return AXIS_WORDS.get(key) or coding_word(key)
+    write = words or axis
+    said = (f"{'To do' if name == 'todo' else write(name)} {n:,}" for name, n in counts.items())
+    return ", ".join(said) if counts else count(0, "layer")

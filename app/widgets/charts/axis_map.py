@@ -156,7 +156,7 @@ class AxisMap(AxisView):
         if self._card is None:
             self._card = HoverCard(self._theme, self.window())
         now = [self._rect(k) for k, c in self._grid.cells.items() if c.state == "now" and k != key]
-        self._card.show_beside(hover_facts(cell, colour), self._rect(key), self, now)
+        self._card.show_beside(hover_facts(cell, colour, self.mode), self._rect(key), self, now)
 
     def _hide_card(self) -> None:
         if self._card is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPen
 
+from app.codings import coding_word, in_order, strength
 from app.theme import Theme
 from app.widgets.charts.axis_data import AXES, Cell, Grid, Key, letter_of
 from app.widgets.charts.axis_geometry import Geometry
@@ -21,7 +22,11 @@ _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 _STEP, _BAR = 22, 12
 """Width and height of one step of the colour bar."""
-_LEGEND = (("row", "Row"), ("column", "Column"), ("both", "Both"), ("scalar", "Scalar"), ("todo", "To do"))
+_LEGEND = (("row", "Row"), ("column", "Column"), ("both", "Both"), ("scalar", "Scalar"))
+MOST = 5
+"""Ways to store that a legend names."""
+_BITS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Steps of the bar of bits per weight."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ def paint_cells(painter: QPainter, picture: Picture, keys: Iterable[Key]) -> Non
             painter.drawRoundedRect(rect, radius, radius)
             if has_letters or (key[0] is None and rect.height() >= 12):
                 painter.setPen(ink)
-                painter.drawText(rect, _CENTRE, cell.letter)
+                letter = cell.coding_letter if picture.mode.key == "codec" else cell.letter
+                wide = painter.fontMetrics().horizontalAdvance(letter) <= rect.width()
+                painter.drawText(rect, _CENTRE, letter if wide else letter[:1])
 
 
 def _paint_now(painter: QPainter, rect: QRectF, radius: float, accent: QColor) -> None:
@@ -170,7 +177,7 @@ def tick_columns(blocks: Sequence[int], pitch: float, room: float) -> list[int]:
 # --------------------------------------------------------------------------------------------------- colour bar
 def bar_width(theme: Theme, mode: Mode) -> float:
     """Width of the colour bar with its caption."""
-    steps = 2 * 5 + 1 if mode.key == "margin" else STEPS
+    steps = 2 * 5 + 1 if mode.key == "margin" else 2 * len(_BITS) if mode.key == "codec" else STEPS
     return QFontMetricsF(theme.font("small")).horizontalAdvance(mode.caption) + theme.px(12) + steps * theme.px(_STEP)
 
 
@@ -180,6 +187,9 @@ def paint_bar(painter: QPainter, picture: Picture, at: QPointF, room: float) -> 
     metrics = QFontMetricsF(theme.font("small"))
     caption, high, top = metrics.horizontalAdvance(mode.caption), theme.px(_BAR), at.y() + theme.px(8)
     is_margin = mode.key == "margin"
+    if mode.key == "codec":
+        _paint_bits(painter, picture, QPointF(at.x(), top), room)
+        return
     if not is_margin and scale.high == scale.low == 0:
         painter.setFont(theme.font("small"))
         painter.setPen(theme.color("text-faded"))
@@ -213,6 +223,26 @@ def paint_bar(painter: QPainter, picture: Picture, at: QPointF, room: float) -> 
     _paint_numbers(painter, picture, x, top + high, step, len(shares))
 
 
+def _paint_bits(painter: QPainter, picture: Picture, at: QPointF, room: float) -> None:
+    """Bits per weight as strengths of one colour: what the map's colours have in common."""
+    theme, caption, high = picture.theme, picture.mode.caption, picture.theme.px(_BAR)
+    metrics, tick = QFontMetricsF(theme.font("small")), QFontMetricsF(theme.font("tick"))
+    wide, step, x = metrics.horizontalAdvance(caption) + theme.px(12), 2.0 * theme.px(_STEP), at.x()
+    painter.setFont(theme.font("small"))
+    painter.setPen(theme.color("text-faded"))
+    if wide + len(_BITS) * step <= room:
+        painter.drawText(QRectF(x, at.y() - 4, wide, high + 8), _LEFT, caption)
+        x += wide
+    step = min(step, room / len(_BITS))
+    for i, bits in enumerate(_BITS):
+        rect = QRectF(x + round(i * step), at.y(), round((i + 1) * step) - round(i * step) - 1, high)
+        painter.fillRect(rect, picture.inks.coding("sign", round(100 * strength(bits)))[0])
+        painter.setFont(theme.font("tick"))
+        painter.setPen(theme.color("text-faded"))
+        said = f"{bits:g}" + ("+" if bits == _BITS[-1] else "")
+        painter.drawText(QRectF(rect.left(), at.y() + high + 1, rect.width(), tick.height() + 4), _CENTRE, said)
+
+
 def _paint_numbers(painter: QPainter, picture: Picture, x: float, top: float, step: float, steps: int) -> None:
     theme, mode, scale = picture.theme, picture.mode, picture.scale
     painter.setFont(theme.font("tick"))
@@ -236,8 +266,24 @@ def _paint_numbers(painter: QPainter, picture: Picture, x: float, top: float, st
 
 # ------------------------------------------------------------------------------------------------------- legend
 def legend_items(counts: Counter[str]) -> list[tuple[str, str]]:
-    """Axis and words of a legend: row and column always, the others where there are any."""
-    return [(axis, f"{word} {counts[axis]:,}") for axis, word in _LEGEND if counts[axis] or axis in AXES[:2]]
+    """Keys and words of a legend of axes: row and column always, the others where there are any; then what has no axis."""
+    found = [(axis, f"{word} {counts[axis]:,}") for axis, word in _LEGEND if counts[axis] or axis in AXES[:2]]
+    others = sum(n for key, n in counts.items() if key not in (*AXES, "todo"))
+    found += [("other", f"Other {others:,}")] if others else []
+    return found + _todo(counts)
+
+
+def coding_items(counts: Counter[str], most: int = MOST) -> list[tuple[str, str]]:
+    """Keys and words of a legend of ways to store: of more than `most`, the rarest are counted together."""
+    keys = in_order(k for k, n in counts.items() if n and k != "todo")
+    kept = set(sorted(keys, key=lambda k: -counts[k])[:most if len(keys) > most else len(keys)])
+    found = [(k, f"{coding_word(k)} {counts[k]:,}") for k in keys if k in kept]
+    others = sum(counts[k] for k in keys if k not in kept)
+    return found + ([("other", f"Others {others:,}")] if others else []) + _todo(counts)
+
+
+def _todo(counts: Counter[str]) -> list[tuple[str, str]]:
+    return [("todo", f"To do {counts['todo']:,}")] if counts["todo"] else []
 
 
 def legend_width(theme: Theme, items: Sequence[tuple[str, str]]) -> float:
@@ -258,7 +304,7 @@ def paint_legend(painter: QPainter, theme: Theme, inks: Inks, items: Sequence[tu
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(rect.adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
         else:
-            paint_swatch(painter, theme, rect, letter_of(axis), *inks.axis(axis, 100))
+            paint_swatch(painter, theme, rect, "" if axis == "other" else letter_of(axis), *inks.swatch(axis))
         painter.setFont(theme.font("text", 500))
         painter.setPen(theme.color("text"))
         wide = metrics.horizontalAdvance(text)

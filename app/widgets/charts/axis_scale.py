@@ -9,8 +9,9 @@ from functools import lru_cache
 
 from PySide6.QtGui import QColor
 
+from app.codings import bits_text, coding_role, strength
 from app.theme import Theme
-from app.widgets.charts.axis_data import Cell
+from app.widgets.charts.axis_data import AXES, Cell
 from app.widgets.painting import FULL_MARGIN, axis_colour
 from app.words import percent, size
 
@@ -33,6 +34,7 @@ class Mode:
 
 MODES = (
     Mode("margin", "Axis and margin", "How clearly the axis won", lambda c: c.margin, lambda x: percent(x, 0)),
+    Mode("codec", "Codec and bits", "Stored bits per weight", lambda c: c.bits, bits_text),
     Mode("recovery", "Recovery", "Recovery, 1 = the fine-tune", lambda c: c.mean("recovery"), lambda x: f"{x:.3g}"),
     Mode("loss", "Lost change", "Lost change, share lost as stored", lambda c: c.mean("held_out"), lambda x: f"{x:.3g}"),
     Mode("change", "Change", "Change, relative to the base", lambda c: c.mean("change"), lambda x: f"{100 * x:.3g} %"),
@@ -91,11 +93,13 @@ class Inks:
         self._theme = theme
         self.axis = lru_cache(maxsize=None)(self._axis)
         self.tint = lru_cache(maxsize=None)(self._tint)
+        self.coding = lru_cache(maxsize=None)(self._coding)
 
     def forget(self) -> None:
         """The theme is another one."""
         self.axis.cache_clear()
         self.tint.cache_clear()
+        self.coding.cache_clear()
 
     def _axis(self, winner: str, hundredths: int) -> tuple[QColor, QColor]:
         if winner in ("row", "column", "both", "scalar"):
@@ -108,10 +112,21 @@ class Inks:
         ground = self._theme.mixed("accent", 0.10 + 0.90 * hundredths / 100)
         return ground, self._theme.ink_on(ground)
 
+    def _coding(self, key: str, hundredths: int) -> tuple[QColor, QColor]:
+        share = 0.18 + 0.82 * hundredths / 100
+        ground = self._theme.mixed(coding_role(key), share if coding_role(key) != "text-faded" else 0.6 * share)
+        return ground, self._theme.ink_on(ground)
+
+    def swatch(self, key: str) -> tuple[QColor, QColor]:
+        """Ground and letter of a legend's cell: of an axis, or of a way to store."""
+        return self.axis(key, 100) if key in AXES else self.coding(key, 0 if key in ("same", "left-out") else 70)
+
     def of(self, cell: Cell, mode: Mode, scale: Scale) -> tuple[QColor, QColor]:
         """Ground and letter of a finished cell."""
         if mode.key == "margin":
             margin = UNKNOWN_MARGIN if cell.margin is None else cell.margin
             return self.axis(cell.winner, round(100 * min(1.0, max(0.0, margin) / FULL_MARGIN)))
         value = mode.value(cell)
+        if mode.key == "codec":
+            return self.coding(cell.coding, round(100 * strength(value or 0.0)))
         return self.axis("same", 0) if value is None else self.tint(round(100 * scale.share(value)))

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PySide6.QtCore import QItemSelection, QModelIndex, QPersistentModelIndex, QRectF, QSortFilterProxyModel, Qt, Signal
 from PySide6.QtGui import QFontMetrics, QPainter
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate, QStyleOptionViewItem, QTableView, QWidget
 
 from app.models.layers import COLUMNS, ROW_ROLE, SORT_ROLE, LayerModel, LayerRow
 from app.theme import Theme
-from app.widgets.charts.axis_data import AXES, letter_of
+from app.widgets.charts.axis_data import letter_of
 from app.widgets.charts.axis_paint import paint_swatch
 from app.widgets.charts.axis_scale import Inks
 
 AXIS_COLUMN = next(i for i, column in enumerate(COLUMNS) if column.name == "Axis")
-_WIDEST = ("126", "gate_up", "Row x column", "30 %", "0.123", "0.123", "0.71 %", "42.62 kB  ", "59.9 s")
+CODEC_COLUMN = next(i for i, column in enumerate(COLUMNS) if column.name == "Codec")
+_WIDEST = ("126", "gate_up", "Row x column", "Some entries", "DeltaMix, error", "16.0", "30 %",
+           "0.123", "0.123", "0.71 %", "42.62 kB  ", "59.9 s")
 
 
 class _AxisDelegate(QStyledItemDelegate):
-    """A swatch with the axis's letter before the word."""
+    """A swatch with the letter of the axis, or of the codec, before the word."""
 
-    def __init__(self, theme: Theme, parent: QWidget) -> None:
+    def __init__(self, theme: Theme, parent: QWidget, key: Callable[[LayerRow], str]) -> None:
         super().__init__(parent)
+        self._key = key
         self._theme, self._inks = theme, Inks(theme)
         theme.changed.connect(self._inks.forget)
 
     def initStyleOption(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
         super().initStyleOption(option, index)
-        if index.data(ROW_ROLE).winner:
+        if self._key(index.data(ROW_ROLE)):
             option.text = "      " + option.text
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
         super().paint(painter, option, index)
         row: LayerRow = index.data(ROW_ROLE)
-        if row.winner:
+        if key := self._key(row):
             side, rect = self._theme.px(14), QRectF(option.rect)
             at = QRectF(rect.left() + 6, rect.center().y() - side / 2, side, side)
             painter.save()
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-            colours = self._inks.axis(row.winner, 100) if row.winner in AXES else self._inks.axis("same", 0)
-            paint_swatch(painter, self._theme, at, letter_of(row.winner), *colours)
+            paint_swatch(painter, self._theme, at, letter_of(key), *self._inks.swatch(key))
             painter.restore()
 
 
@@ -65,7 +69,8 @@ class AxisTable(QTableView):
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setTabKeyNavigation(False)
         self.verticalHeader().hide()
-        self.setItemDelegateForColumn(AXIS_COLUMN, _AxisDelegate(theme, self))
+        self.setItemDelegateForColumn(AXIS_COLUMN, _AxisDelegate(theme, self, lambda r: r.winner))
+        self.setItemDelegateForColumn(CODEC_COLUMN, _AxisDelegate(theme, self, lambda r: r.coding))
         self.horizontalHeader().setHighlightSections(False)
         self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.horizontalHeader().setStretchLastSection(True)
@@ -79,7 +84,7 @@ class AxisTable(QTableView):
         self.verticalHeader().setDefaultSectionSize(px(28))
         for i, (column, widest) in enumerate(zip(COLUMNS, _WIDEST, strict=True)):
             wide = max(heading.horizontalAdvance(column.name) + px(14), text.horizontalAdvance(widest))
-            self.setColumnWidth(i, wide + px(12) + (px(20) if i == AXIS_COLUMN else 0))
+            self.setColumnWidth(i, wide + px(12) + (px(20) if i in (AXIS_COLUMN, CODEC_COLUMN) else 0))
 
     def select(self, tensor: str) -> None:
         """Select a layer's row and scroll to it, without telling; nothing for an empty or unknown name."""

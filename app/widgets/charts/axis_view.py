@@ -15,6 +15,7 @@ from app.widgets.charts.axis_geometry import Geometry, Lengths, lay_out
 from app.widgets.charts.axis_paint import (
     Picture,
     bar_width,
+    coding_items,
     legend_items,
     legend_width,
     paint,
@@ -87,9 +88,16 @@ class AxisView(QWidget):
         """How many layers chose what; `todo` for those that are not finished."""
         return dict(self._grid.counts())
 
+    def codings(self) -> dict[str, int]:
+        """How many layers are stored how; `todo` for those that are not finished."""
+        return dict(self._grid.codings())
+
+    def _legend(self) -> list[tuple[str, str]]:
+        return coding_items(self._grid.codings()) if self._mode.key == "codec" else legend_items(self._grid.counts())
+
     @property
     def mode(self) -> str:
-        """What cells are coloured by: margin, recovery, loss, change or bytes."""
+        """What cells are coloured by: margin, codec, recovery, loss, change or bytes."""
         return self._mode.key
 
     def set_mode(self, mode: str) -> None:
@@ -136,7 +144,7 @@ class AxisView(QWidget):
                        self._lengths(), wide)
 
     def _scale(self) -> Scale:
-        if self._mode.key == "margin":
+        if self._mode.key in ("margin", "codec"):
             return Scale()
         inner = values_of((cell for cell in self._grid.cells.values() if cell.block is not None), self._mode)
         return scale_of(inner or values_of(self._grid.cells.values(), self._mode))
@@ -229,7 +237,7 @@ class AxisView(QWidget):
         """Size of `paint_figure`: all blocks, however the map is scrolled, under a title line."""
         px = self._theme.px
         geometry = self.geometry_now(max(self.width(), self._lengths().label + len(self._grid.blocks) * px(9)), self.height())
-        title = px(240) + legend_width(self._theme, legend_items(self._grid.counts()))
+        title = px(240) + legend_width(self._theme, self._legend())
         wide = max(title, geometry.left + max(geometry.view, geometry.width))
         return QSize(round(wide) + px(32), round(geometry.height) + px(32 + 24))
 
@@ -242,7 +250,7 @@ class AxisView(QWidget):
         line = QRectF(px(16), px(8), size.width() - px(32), px(28))
         painter.drawText(line, Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft, title)
         wide = QFontMetricsF(painter.font()).horizontalAdvance(title) + px(24)
-        paint_legend(painter, theme, self._inks, legend_items(self._grid.counts()), line.adjusted(wide, 0, 0, 0))
+        paint_legend(painter, theme, self._inks, self._legend(), line.adjusted(wide, 0, 0, 0))
         painter.translate(px(16), px(32 + 12))
         geometry = self.geometry_now(size.width() - px(32), size.height() - px(56))
         paint(painter, Picture(theme, self._inks, self._grid, geometry, self._mode, self._scale(), self._compact))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PySide6.QtWidgets import QWidget
 
+from app.codings import coding_word, method_word
 from app.jobs.curves import CurveView
 from app.jobs.rows import KEPT
 from app.jobs.runlog import OBJECTIVES
@@ -148,8 +149,18 @@ class LayerLossPlot(PlainPlot):
         self.sentence = compared(losses, not done, row.winner if row is not None and done else "")
         if row is not None and done and row.note == KEPT:
             self.sentence = KEPT
-        self.message = "" if by_axis else ("No curves" if self.sentence == KEPT else "Its curves were not kept" if done
-                                           else "No points yet")
+        at_once = row is not None and done and not by_axis and row.coding not in ("", "sign")
+        if row is not None and at_once and not losses:
+            name = method_word(row.method) or coding_word(row.coding)
+            lost = f": {loss_text(row.held_out)} of the change is lost" if row.held_out is not None else ""
+            self.sentence = f"{name}{lost}"
+        if by_axis:
+            self.message = ""
+        elif done:
+            self.message = "No curves" if self.sentence == KEPT else "Chosen at once, without a curve" if at_once else \
+                "Its curves were not kept"
+        else:
+            self.message = "No points yet"
         self.setAccessibleDescription(self.sentence)
         self.finish(labels=labels, caption="held-out" if labels else "", now=last if live and labels else None)
 

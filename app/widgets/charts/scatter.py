@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from PySide6.QtCore import QEvent, QLineF, QPointF, QRectF, QSize, QSizeF, Qt, Signal
-from PySide6.QtGui import QFontMetricsF, QKeyEvent, QMouseEvent, QPainter, QPen, QWheelEvent
+from PySide6.QtGui import QColor, QFontMetricsF, QKeyEvent, QMouseEvent, QPainter, QPen, QWheelEvent
 from PySide6.QtWidgets import QWidget
 
 from app import words
@@ -17,11 +17,14 @@ from app.widgets.charts.label_layout import Placed, Wanted, place_labels
 from app.widgets.charts.marks import draw_mark
 from app.widgets.charts.painted import LEFT, Facts, PaintedChart, Rows
 from app.widgets.charts.scales import Scale, digits, log_range, log_ticks
+from app.widgets.charts.scatter_legend import Entry, draw_legend, lay_out_legend
 from app.widgets.charts.scatter_paint import Frame, draw_axes, draw_crosshair, draw_rubber_band
 
 _NEAR = 14.0
 """Pixels around a mark within which it is pointed at."""
 _DASHES: tuple[list[float], ...] = ([], [4, 3], [1.5, 3], [7, 3, 1.5, 3])
+ROLES = ("row", "column", "success", "warning", "danger", "line-strong")
+"""Colours for lines, one after the other; dashes and marks tell apart those that share one."""
 View = tuple[float, float, float, float]
 """Lowest and highest size, lowest and highest KL."""
 
@@ -45,6 +48,13 @@ class Point:
     label: str = ""
     """What stands at the mark, where that is not the name."""
     facts: tuple[tuple[str, str], ...] = ()
+    role: str = ""
+    """The theme's role of its colour and of its line's; the quiet one where empty."""
+    legend: str = ""
+    """What its line is called in the legend; lines without it have no entry."""
+    method: str = ""
+    is_unnamed: bool = False
+    """Whether no label stands at it."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +97,15 @@ class FidelityScatter(PaintedChart):
 
     def keys(self) -> Sequence[str]:
         """Of the points."""
-        return [p.key for p in self._points]
+        return ["" if p.is_unnamed else p.key for p in self._points]
 
     def table(self) -> tuple[tuple[str, ...], Rows]:
         """Size and KL by name, yardsticks last."""
+        inner = sorted(self._points, key=lambda p: (p.aside, p.size))
         rows: Rows = [(p.name, str(round(p.size)), f"{p.kl:.6g}", f"{p.error:.3g}" if p.error is not None else "",
-                 "" if p.aside else "yes") for p in sorted(self._points, key=lambda p: (p.aside, p.size))]
-        rows += [(level.name, "", f"{level.kl:.6g}", "", "") for level in self._levels]
-        return ("Name", "Bytes", "KL to the fine-tune", "Standard error", "Chosen"), rows
+                       "" if p.aside else "yes", p.legend or p.method) for p in inner]
+        rows += [(level.name, "", f"{level.kl:.6g}", "", "", "") for level in self._levels]
+        return ("Name", "Bytes", "KL to the fine-tune", "Standard error", "Chosen", "Method"), rows
 
     def facts(self, index: int) -> Facts | None:
         """Everything known of a delta."""
@@ -170,11 +181,15 @@ class FidelityScatter(PaintedChart):
         x0, x1, y0, y1 = self._view or self.whole()
         y_ticks = log_ticks(y0, y1)
         gutter = max(QFontMetricsF(t.font("tick")).horizontalAdvance(digits(v)) for v in [*y_ticks, 0.001]) + t.px(10)
-        self._plot = QRectF(rect.left() + gutter, rect.top() + t.px(6), rect.width() - gutter - 2, rect.height() - t.px(6 + 42))
+        entries = self.legend()
+        shown, high = lay_out_legend(entries, rect.width() - gutter - 2, t) if entries else ([], 0.0)
+        above = t.px(6) + min(high, rect.height() * 0.4)
+        self._plot = QRectF(rect.left() + gutter, rect.top() + above, rect.width() - gutter - 2, rect.height() - above - t.px(42))
         self._x = Scale(x0, x1, self._plot.left(), self._plot.right(), log=True)
         self._y = Scale(y0, y1, self._plot.bottom(), self._plot.top(), log=True)
         self._frame = Frame(self._plot, self._x, self._y, rect.left())
         draw_axes(painter, self, self._frame, y_ticks, log_ticks(x0, x1, 6 if self._plot.width() > t.px(360) else 4))
+        draw_legend(painter, self, shown, QPointF(self._plot.left(), rect.top()))
         painter.save()
         painter.setClipRect(self._plot.adjusted(-1, -8, 2, 1))
         taken = self._yardsticks(painter)
@@ -188,7 +203,7 @@ class FidelityScatter(PaintedChart):
             if i in visible:
                 centre, size = self._at(p), self._mark_size(p)
                 box = QRectF(centre.x() - size, centre.y() - size, 2 * size, 2 * size)
-                colour = t.color("accent") if p.accent else t.color("text-faded")
+                colour = self._colour(p)
                 if self.is_over(i):
                     painter.setPen(QPen(t.color("text"), 1.2))
                     painter.setBrush(t.color("surface-raised"))
@@ -210,26 +225,45 @@ class FidelityScatter(PaintedChart):
     def _mark_size(self, p: Point) -> float:
         return self.theme.px(12 if p.accent else 7 if p.aside else 9)
 
+    def _colour(self, p: Point) -> QColor:
+        return self.theme.color("accent" if p.accent else p.role or "text-faded")
+
+    def legend(self) -> list[Entry]:
+        """One entry per line that has a name, in the order of its names."""
+        found: dict[str, Entry] = {}
+        for number, name in enumerate(sorted({p.line for p in self._points if p.line})):
+            own = [p for p in self._points if p.line == name]
+            shape = own[0].shape if len({p.shape for p in own}) == 1 else ""
+            if own[0].legend:
+                found[name] = Entry(own[0].legend, shape, own[0].role or "text-faded", _DASHES[number % len(_DASHES)])
+        return sorted(found.values(), key=lambda e: e.name.lower())
+
     def _yardsticks(self, painter: QPainter) -> list[QRectF]:
         t, plot = self.theme, self._plot
         taken: list[QRectF] = []
         font = t.font("small", 500)
-        for level in sorted(self._levels, key=lambda one: -one.kl):
-            y = self._y.at(level.kl)
-            if not plot.top() <= y <= plot.bottom():
-                continue
-            painter.setPen(QPen(t.color("text"), 1.2, Qt.PenStyle.CustomDashLine))
-            pen = painter.pen()
-            pen.setDashPattern([4, 2.5])
-            painter.setPen(pen)
+        shown = [(level, y) for level in sorted(self._levels, key=lambda one: -one.kl)
+                 if plot.top() <= (y := self._y.at(level.kl)) <= plot.bottom()]
+        pen = QPen(t.color("text"), 1.2, Qt.PenStyle.CustomDashLine)
+        pen.setDashPattern([4, 2.5])
+        painter.setPen(pen)
+        for _, y in shown:
             painter.drawLine(QPointF(plot.left(), y), QPointF(plot.right(), y))
+        high = t.px(18)
+        for n, (level, y) in enumerate(shown):
             said = f"{level.name}, {digits(level.kl)}"
             width = QFontMetricsF(font).horizontalAdvance(said) + 2
-            place = QRectF(plot.right() - t.px(10) - width, y + t.px(3), width, t.px(18))
+            # Below its line, or above it where the next line is so near that the name would read as that one's.
+            crowded = n + 1 < len(shown) and shown[n + 1][1] - y < high + t.px(4)
+            above = crowded and (y - shown[n - 1][1] if n else y - plot.top()) > high + t.px(3)
+            place = QRectF(plot.right() - t.px(10) - width, y - high - t.px(1) if above else y + t.px(3), width, high)
             while any(place.intersects(other) for other in taken):
                 place.translate(-width - t.px(16), 0)
+            if any(place.top() < other < place.bottom() for _, other in shown):
+                painter.fillRect(place, t.color("surface-raised"))
             self.text(painter, place, said, font, t.color("text"), LEFT)
-            taken += [place, QRectF(plot.left(), y - 2, plot.width(), 4)]
+            taken.append(place)
+        taken += [QRectF(plot.left(), y - 2, plot.width(), 4) for _, y in shown]
         return taken
 
     def _lines(self, painter: QPainter) -> list[QLineF]:
@@ -237,7 +271,8 @@ class FidelityScatter(PaintedChart):
         names = sorted({p.line for p in self._points if p.line})
         for number, name in enumerate(names):
             places = [self._at(p) for p in sorted((p for p in self._points if p.line == name), key=lambda p: p.size)]
-            pen = QPen(self.theme.mixed("text-faded", 0.8), 1.2)
+            role = next((p.role for p in self._points if p.line == name and p.role), "")
+            pen = QPen(self.theme.mixed(role or "text-faded", 0.8), 1.5 if role else 1.2)
             if dashes := _DASHES[number % len(_DASHES)]:
                 pen.setDashPattern(dashes)
             painter.setPen(pen)
@@ -255,7 +290,7 @@ class FidelityScatter(PaintedChart):
                 # An error as large as the value reaches down to the edge: 0 lies infinitely far below.
                 low = self._y.at(p.kl - p.error) if p.error < p.kl else self._plot.bottom()
                 high = self._y.at(p.kl + p.error)
-                painter.setPen(QPen(t.color("accent" if p.accent else "text-faded"), 1.2))
+                painter.setPen(QPen(self._colour(p), 1.2))
                 painter.drawLine(QPointF(x, high), QPointF(x, low))
                 cap = t.px(3)
                 for y in (high, low):
@@ -264,7 +299,8 @@ class FidelityScatter(PaintedChart):
     def _write_labels(self, painter: QPainter, visible: Sequence[int], taken: Sequence[QRectF],
                       segments: Sequence[QLineF]) -> None:
         t = self.theme
-        order = sorted(visible, key=lambda i: (not self._points[i].accent, self._points[i].aside, self._points[i].size))
+        named = [i for i in visible if not self._points[i].is_unnamed]
+        order = sorted(named, key=lambda i: (not self._points[i].accent, self._points[i].aside, self._points[i].size))
         wanted, fonts = [], []
         for i in order:
             p = self._points[i]
@@ -281,8 +317,7 @@ class FidelityScatter(PaintedChart):
             if placed.leader is not None:
                 painter.setPen(QPen(t.color("line-strong"), 0.8))
                 painter.drawLine(placed.leader)
-                colour = t.color("accent") if p.accent else t.color("text-faded")
-                draw_mark(painter, p.shape, self._at(p), self._mark_size(p), colour)
+                draw_mark(painter, p.shape, self._at(p), self._mark_size(p), self._colour(p))
             ground = t.color("surface-raised")
             ground.setAlphaF(0.8)                       # where a line has to pass under a label, it recedes
             painter.fillRect(placed.rect.adjusted(-2, 2, 2, -2), ground)

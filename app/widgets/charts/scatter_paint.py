@@ -13,6 +13,8 @@ from app.theme import Theme
 from app.widgets.charts.painted import CENTRE, RIGHT, PaintedChart
 from app.widgets.charts.scales import Scale, digits, size_tick
 
+CAPTION = "size on disk, both scales logarithmic, lower left is better"
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -24,7 +26,8 @@ class Frame:
     left: float
 
 
-def draw_axes(painter: QPainter, chart: PaintedChart, frame: Frame, y_ticks: Sequence[float], x_ticks: Sequence[float]) -> None:
+def draw_axes(painter: QPainter, chart: PaintedChart, frame: Frame, y_ticks: Sequence[float], x_ticks: Sequence[float],
+              said: str = CAPTION) -> None:
     """Hairlines across, two axis lines, ticks, and what the scales are."""
     t, plot = chart.theme, frame.plot
     painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
@@ -44,7 +47,7 @@ def draw_axes(painter: QPainter, chart: PaintedChart, frame: Frame, y_ticks: Seq
         place = QRectF(x - half, plot.bottom() + t.px(4), 2 * half, t.px(16))
         chart.text(painter, place, size_tick(value), font, faded, CENTRE)
     below = QRectF(plot.left(), plot.bottom() + t.px(23), plot.width(), t.px(16))
-    chart.text(painter, below, "size on disk, both scales logarithmic, lower left is better", font, faded, CENTRE)
+    chart.text(painter, below, said, font, faded, CENTRE)
 
 
 def draw_rubber_band(painter: QPainter, theme: Theme, box: QRectF) -> None:

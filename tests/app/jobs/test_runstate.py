@@ -10,7 +10,7 @@ import pytest
 from app.jobs.buffer import EventBuffer
 from app.jobs.queue import Failure, State
 from app.jobs.runlog import fit_text
-from app.jobs.runstate import RunState
+from app.jobs.runstate import Expected, RunState
 from app.models.layers import LayerRow
 from core.events import AnyEvent, LayerFitted, Progress, StageStarted, TunePoint, Warned
 from tests.app.jobs.play import fitted, point, started, whole_job
@@ -147,3 +147,23 @@ def test_layers_that_nobody_fits_are_done_with_the_fit() -> None:
 def test_a_summary_counts_layers_in_blocks() -> None:
     rows = [LayerRow("a", 0, "q", winner="row"), LayerRow("b", 0, "k", winner="both"), LayerRow("c", None, "head", winner="row")]
     assert fit_text(rows) == "Fit done: row 1, row x column 1"
+
+
+def test_a_job_of_a_size_tells_of_every_codec() -> None:
+    state = RunState("id", "mix")
+    state.expect(Expected(f"l.{k}", 0, k, (64, 128), 0.01) for k in "qkvou")
+    ways = [("q", "svdmix", "deltamix", 512), ("k", "same", "", 0), ("v", "full", "", 16384), ("o", "sign", "planes", 3200),
+            ("u", "wavelet", "haar", 100)]
+    told([StageStarted(stage="fit", total=1),
+          *(LayerFitted(tensor=f"l.{k}", block=0, kind=k, codec=codec, axes=("row",) if codec == "sign" else (), losses=({},),
+                        recovery=None if codec in ("same", "full") else 0.9, bytes=size, seconds=0.1, index=i, total=5,
+                        method=method)
+            for i, (k, codec, method, size) in enumerate(ways)),
+          StageStarted(stage="tune", total=0)], state)
+    rows = {row.kind: row for row in state.layers}
+    assert [rows[k].coding for k in "qkvou"] == ["svdmix", "left-out", "full", "planes", "wavelet"]
+    assert [rows[k].bits for k in "qkvo"] == [0.5, 0.0, 16.0, 3.125] and rows["o"].planes == 3 and rows["q"].planes == 1
+    assert rows["k"].note.startswith("Left out") and rows["k"].winner == "left-out" and not rows["q"].note
+    said = texts(state, "done")
+    assert said[0] == "Block 0 q: DeltaMix" and said[1] == "Block 0 k: left out"
+    assert "Fit done: DeltaMix 1, left out 1, in full 1, row 1, wavelet 1" in said

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.codings import CODINGS
 from app.library.reading import (
     count_kinds,
     delta_folders,
@@ -20,7 +21,7 @@ from app.library.reading import (
     settings_of,
     signature,
 )
-from tests.app.library.deltas import GOLDEN, make_delta
+from tests.app.library.deltas import FIDELITY, GOLDEN, make_delta
 
 
 def test_a_delta_is_read_with_its_figures(tmp_path: Path) -> None:
@@ -131,9 +132,22 @@ def test_settings_of_any_type_become_text() -> None:
 @pytest.mark.parametrize(("axes", "wanted"), [(("both", "both"), {"both"}), (("row", "column"), set()),
                                               (("both", "scalar"), {"both", "scalar"})])
 def test_what_is_neither_by_row_nor_by_column_is_named(axes: tuple[str, ...], wanted: set[str]) -> None:
-    records = [SimpleNamespace(block=i, shape=(4, 4), codec="sign", kind="q", slices=[SimpleNamespace(axis=axis)])
+    records = [SimpleNamespace(block=i, shape=(4, 4), codec="sign", kind="q", note="", slices=[SimpleNamespace(axis=axis)])
                for i, axis in enumerate(axes)]
-    head = SimpleNamespace(block=None, shape=(9, 4), codec="sign", kind="head", slices=[SimpleNamespace(axis="row")])
+    head = SimpleNamespace(block=None, shape=(9, 4), codec="sign", kind="head", note="", slices=[SimpleNamespace(axis="row")])
     delta: Any = SimpleNamespace(config=SimpleNamespace(tensors=[*records, head]))
     assert other_winners(delta) == wanted
     assert sum(k.row + k.column + k.other for k in count_kinds(delta)) == 2
+
+
+def test_a_delta_of_a_size_says_so(tmp_path: Path) -> None:
+    made = make_delta(tmp_path, "mix", method={"recipe": "chosen", "axis": "auto", "budget": "12x"},
+                      fidelity={**FIDELITY, "budget": 99, "expected_kl": 0.02, "base_kl": 0.4,
+                                "methods": {"deltamix": 3, "left out": 1, "planes": 9}})
+    found = read_delta(made)
+    assert (found.method, found.asked, found.expected_kl) == ("Budgeted mix", "12x", 0.02)
+    assert found.mix == (("Sign planes", 9), ("DeltaMix", 3), ("Left out", 1)) and ("Size asked for", "12x") in found.settings
+    plain = read_delta(make_delta(tmp_path, "uniform", method={"recipe": "deltamix", "axis": "row", "quality": "0.9"}))
+    assert (plain.method, plain.asked, plain.mix) == ("DeltaMix", "recovery 0.9", ())
+    rows = {row.coding for row in read_rows(made)}
+    assert rows <= set(CODINGS) and "sign" in rows

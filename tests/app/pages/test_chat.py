@@ -163,6 +163,14 @@ def test_each_side_goes_on_with_its_own_answer_until_one_leads(qtbot: QtBot, pag
     assert page.thread_view.views()[0].answers["B"].lead.isChecked()
 
 
+def test_answers_stay_under_their_name_when_a_second_column_comes(qtbot: QtBot, page: ChatPage) -> None:
+    page._ctx.actions[SWITCHES[1]].trigger()
+    qtbot.waitUntil(lambda: not page.session.doing)
+    say(qtbot, page, "Capital?")
+    side_by_side(qtbot, page)
+    assert page.talk.now.sides == ("pirate", "base") and shown(page, 0, "A") == "Arr, that be Oslo."
+
+
 def test_keys_switch_the_selected_side(qtbot: QtBot, page: ChatPage, engine: FakeEngine) -> None:
     side_by_side(qtbot, page)
     page._ctx.actions[SWITCHES[2]].trigger()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,10 +21,12 @@ from app.library.entry import DeltaEntry, KindCount
 from app.library.store import Library
 from app.pages.compare import ComparePage, facts
 from app.pages.compare.add_popup import FACTS, MOST, ChoiceModel
+from app.pages.compare.bench import bench_levels, bench_points, read_benchmark
 from app.pages.compare.exports import csv_text, export_menu, save, text_table
 from app.pages.compare.measuring import Measuring
 from app.tasks import Failure, Task
-from core.errors import WrongBase
+from app.widgets.charts.scatter import Level
+from core.errors import BadOption, WrongBase
 
 HOME = Path("library")
 
@@ -131,9 +134,71 @@ def test_a_method_at_several_sizes_is_joined_and_labelled_by_its_numbers() -> No
     ranks = [entry(f"low-{n}", n / 2, 1 / n, method=f"Low rank {n}") for n in (4, 8, 16, 32)]
     found = facts.points([ranks[2], ENTRIES[0]], {ranks[2].path: "star"}, ranks[2].path, [*ranks, *ENTRIES])
     aside = [(p.label, p.shape) for p in found if p.aside]
-    assert aside == [("Low rank 4", "star"), ("8", "star"), ("32", "star")]
+    assert aside == [("4", "star"), ("8", "star"), ("32", "star")]
+    assert {(p.legend, p.role) for p in found if p.line} == {("Low rank", "row")}
     assert len({p.line for p in found if p.name.startswith("low")}) == 1
     assert [p.line for p in found if p.name == "per-axis"] == [""]      # alike in size with all of its method
+
+
+def test_sizes_that_were_asked_for_make_a_curve_by_size() -> None:
+    mixes = [entry(f"mix-{n}", 269 / n, n / 1000, method="Budgeted mix", asked=f"{n}x") for n in (8, 16, 32)]
+    others = [entry(f"bard-{n}", 269 / n, n / 900, method="Budgeted mix", asked=f"{n}x", fine_tuned="bard") for n in (8, 16)]
+    found = facts.points([mixes[0], others[0]], {}, mixes[0].path, [*mixes, *others])
+    lines = {p.line: [q.label or q.name for q in found if q.line == p.line] for p in found}
+    assert sorted(map(sorted, lines.values())) == [["16x", "32x", "mix-8"], ["16x", "bard-8"]]
+    assert {p.legend: p.role for p in found} == {"Budgeted mix, bard": "row", "Budgeted mix, pirate": "column"}
+
+
+def bench_file(folder: Path, rows: list[dict[str, Any]] | None = None, **pair: Any) -> Path:
+    found = [{"method": m, "label": label, "size": n, "bytes": 26_900_000 * 16 / n, "ratio": 10, "kl_mean": kl * n / 16,
+              "kl_se": kl / 20, "top1": 0.9, "recovery": 0.97, "fit_seconds": 61.0}
+             for m, label, kl in (("deltamix", "DeltaMix", 0.01), ("mix", "Budgeted mix", 0.008)) for n in (8, 16)]
+    facts = {"base": "base", "fine_tuned": "pirate", "tokens": 4096, "base_kl": 0.9, **pair}
+    path = folder / "benchmark.json"
+    path.write_text(json.dumps({"pair": facts, "rows": found if rows is None else rows, "failures": []}), "utf-8")
+    return path
+
+
+def test_a_benchmark_becomes_curves_with_errors(tmp_path: Path) -> None:
+    found = read_benchmark(bench_file(tmp_path))
+    assert found.methods == ("DeltaMix", "Budgeted mix") and found.title == "pirate on base, 4,096 tokens"
+    made = bench_points(found)
+    assert [(p.legend, round(p.size), p.shape) for p in made[:2]] == [("DeltaMix", 53_800_000, "circle"),
+                                                                      ("DeltaMix", 26_900_000, "circle")]
+    assert all(p.error and p.is_unnamed and p.aside for p in made) and len({p.role for p in made}) == 2
+    assert made[0].name == "DeltaMix, 1/8" and ("Recovery", "97.0 %") in made[0].facts
+    own = replace(made[0], line="own", legend="DeltaMix")
+    assert {p.legend for p in bench_points(found, [own])} == {"DeltaMix (benchmark)", "Budgeted mix"}
+    assert bench_levels(found, []) == [Level("base alone", 0.9)] and bench_levels(found, [Level("base alone", 0.905)]) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", '{"pair": {}, "rows": []}', '{"pair": 3, "rows": 4}',
+                                     '{"pair": {}, "rows": [{"label": "x", "bytes": -1, "kl_mean": 1}]}',
+                                     '{"pair": {}, "rows": [{"label": "x", "bytes": 5, "kl_mean": NaN}]}', "[" * 100_000])
+def test_what_is_no_benchmark_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(BadOption, match=r"x\.json"):
+        read_benchmark(tmp_path / "x.json")
+
+
+def test_a_benchmark_can_be_shown_without_deltas_and_with_them(stage: Stage, tmp_path: Path, said: Any) -> None:
+    page = stage.page
+    page.take_benchmark(bench_file(tmp_path))
+    assert len(page.scatter.table()[1]) == 5 and page.export.isEnabled() and [f.key for f in page.figures()] == ["fidelity"]
+    assert "Benchmark: pirate on base" in stage.texts() and not page.size_card.isVisible()
+    save(stage.ctx, page.figures(), facts.table(page.chosen()), "", None, "png", tmp_path / "all.png")
+    assert not QImage(str(tmp_path / "all.png")).isNull()
+    page.add_all([ENTRIES[0].path])
+    assert page.size_card.isVisible() and len(page.figures()) == 4 and len(page.scatter.table()[1]) == 1 + 4 + 2
+    page.grab()
+    page.scatter._pick(next(i for i, p in enumerate(page.scatter._points) if p.is_unnamed))
+    assert page.accent == ENTRIES[0].path, "a benchmark's mark is no delta to choose"
+    assert [e.name for e in page.scatter.legend()] == ["Budgeted mix", "DeltaMix"]
+    page.drop_benchmark()
+    assert len(page.scatter.table()[1]) == 2 and page.scatter.legend() == []
+    (tmp_path / "bad.json").write_text("{}")
+    page.take_benchmark(tmp_path / "bad.json")
+    assert "no benchmark" in said.errors[0].what
 
 
 def test_deltas_of_other_fine_tunes_are_not_joined() -> None:

@@ -12,10 +12,11 @@ from PySide6.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QStyleOptio
 from pytestqt.qtbot import QtBot
 
 from app.context import Context
+from app.models.layers import LayerRow
 from app.models.library import DATE, KL, NAME, NOTE, RATIO, RECOVERY, SIZE
 from app.pages.deltas import DeltasPage
 from app.pages.deltas.card_view import CardView
-from app.pages.deltas.layer_list import LayerList
+from app.pages.deltas.layer_list import _AT, LayerList
 from app.pages.deltas.page import EMPTY, FAILED, LIST, LOADING
 from app.pages.deltas.rename import RenameDialog
 from app.tasks import Failure
@@ -107,7 +108,7 @@ def test_the_table_and_the_header_count(deltas: Path, page: Callable[[], DeltasP
     made = page()
     assert made._stack.currentIndex() == LIST
     assert names(made) == ["new", "other", "old"], "the newest first"
-    assert made.header.caption.whole_text().startswith("3 deltas on 2 bases, 24.33 kB in place of ")  # type: ignore[attr-defined]
+    assert made.header.caption.whole_text().startswith("3 deltas on 2 bases, 35.00 kB in place of ")  # type: ignore[attr-defined]
     assert made._shown.text() == "3 of 3 shown"
     assert current(made) == "new" and made.detail.entry() == made.table.current()
 
@@ -462,3 +463,20 @@ def test_everything_has_a_name(deltas: Path, page: Callable[[], DeltasPage], ctx
     ctx.settings.set(zoom=1.5, theme="dark")
     ctx.theme.use("dark", 1.5)
     made.grab()
+
+
+def test_the_pane_shows_a_codec_map_where_codecs_are_mixed(deltas: Path, page: Callable[[], DeltasPage]) -> None:
+    make_delta(deltas, "a")
+    detail = page().detail
+
+    def layer(kind: str, codec: str, axes: tuple[str, ...] = (), margin: float | None = None) -> LayerRow:
+        return LayerRow(kind, 0, kind, (64, 64), codec, axes, bytes=512, margin=margin, winner=axes[0] if axes else codec)
+    detail.show_layers((layer("q", "svdmix"), layer("k", "coded"), layer("v", "wavelet"), layer("o", "sign", ("row",))))
+    assert detail.map.mode == "codec" and not detail.legend.isHidden() and detail._axis_counts.isHidden()
+    assert detail.legend.accessibleName() == "Layers by codec: DeltaMix 1, Coded levels 1, wavelet 1, Signs 1"
+    assert detail.legend.sizeHint().width() <= 300 and detail.layers.isColumnHidden(_AT["Won by"])
+    assert not detail.layers.grab().toImage().isNull()
+    detail.show_layers((layer("q", "sign", ("row",), 0.2), layer("k", "sign", ("column",), 0.1)))
+    assert detail.map.mode == "margin" and detail.legend.isHidden() and not detail.layers.isColumnHidden(_AT["Won by"])
+    detail.map_mode.setCurrentIndex(1)
+    assert detail.map.mode == "codec" and not detail.legend.isHidden()

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 import app.pages.compress.size_card as size_card
 from app.context import Context
 from app.forecasting import Curve
 from app.jobs.queue import QueueItem
+from app.models.layers import LayerRow
+from app.models.queue import QueueModel
 from app.pages.compress import CompressPage
 from app.pages.compress.recipe import METHODS, Recipe
 from app.pages.compress.size_card import SizeCard
-from app.pages.compress.sizing import CLOSEST, Asked, Span, bytes_of, fidelity_words, problem_of, read_asked, share_of, size_at, times
-from app.pages.run.facts import method_text
+from app.pages.compress.sizing import (
+    CLOSEST,
+    Asked,
+    Span,
+    bytes_of,
+    fidelity_words,
+    problem_of,
+    read_asked,
+    share_of,
+    size_at,
+    times,
+)
+from app.pages.run.facts import layer_facts, method_text
 from app.planning import PlanCache, plan_facts
 from app.tasks import Task
+from app.theme import Theme
+from app.widgets.charts.loss_plot import LayerLossPlot
 from core.budget import parse_budget
 from core.demo import tiny_trio
 from core.errors import BadOption, Cancelled
@@ -47,7 +64,8 @@ def test_what_it_comes_to() -> None:
     assert fidelity_words(200_000, CURVE) == "Expected recovery 99.2 %, KL 0.01"
     assert size_at(0, SPAN) == pytest.approx(40_000) and size_at(share_of(300_000, SPAN), SPAN) == pytest.approx(300_000)
     for nbytes in (40_000, 158_000, 777_777):
-        assert parse_budget(times(nbytes, SPAN.full), SPAN.full) >= nbytes >= parse_budget(times(nbytes, SPAN.full, up=True), SPAN.full)
+        below, above = (parse_budget(times(nbytes, SPAN.full, up=up), SPAN.full) for up in (True, False))
+        assert below <= nbytes <= above
 
 
 def test_only_recipes_of_several_sizes_take_one(tmp_path: Path) -> None:
@@ -191,6 +209,8 @@ def test_the_job_carries_what_was_asked_for(page: CompressPage, ctx: Context, qt
     item = ctx.jobs.items()[-1]
     assert item.request["budget"] == "12x" and Request(**item.request).is_allocated
     assert method_text(item) == "Budgeted mix, 12x"
+    queue = QueueModel(ctx.jobs)
+    assert "Size asked for: 12x" in queue.index(0, 0).data(Qt.ItemDataRole.ToolTipRole)
 
 
 def test_the_run_page_names_sizes() -> None:
@@ -198,6 +218,17 @@ def test_the_run_page_names_sizes() -> None:
         return method_text(QueueItem(id="1", name="n", request={"recipe": "chosen", "axis": "auto", **more}))
     assert words() == "Per-axis, chosen signs" and words(quality="0.98") == "Budgeted mix, recovery 0.98"
     assert words(recipe="deltamix", budget="10x") == "DeltaMix, 10x" and words(recipe="planes") == "Sign planes"
+
+
+def test_the_run_page_names_codecs(qtbot: QtBot) -> None:
+    mixed = LayerRow("t", 0, "q", (64, 128), "svdmix", held_out=0.0307, recovery=0.9693, bytes=512,
+                     winner="svdmix", method="deltamix")
+    assert layer_facts(mixed) == "recovery 0.969 · 512 bytes, 0.50 bits per weight"     # the sentence above it names the method
+    assert layer_facts(replace(mixed, codec="wavelet", winner="wavelet", method="")).startswith("recovery ")
+    plot = LayerLossPlot(Theme("light"))
+    qtbot.addWidget(plot)
+    plot.show_curves([], mixed)
+    assert plot.sentence == "DeltaMix: 0.0307 of the change is lost" and plot.message == "Chosen at once, without a curve"
 
 
 def test_a_task_is_the_tick(ctx: Context) -> None:

@@ -120,3 +120,20 @@ def test_a_place_that_can_not_be_written_is_an_oserror(entry: DeltaEntry, tmp_pa
     with pytest.raises(OSError, match="missing"):
         write_report(entry, rows(1), tmp_path / "missing" / "report.html")
     assert not (tmp_path / "missing").exists()
+
+
+def test_mixed_codecs_and_unknown_ones_are_reported(entry: DeltaEntry, tmp_path: Path) -> None:
+    ways = [("svdmix", "deltamix", 2), ("coded", "coded", 3), ("full", "", 32), ("same", "", 0), ("<b>", "odd", 5)]
+    mixed = (*rows(2), *(LayerRow(f"layers.5.{c}", 5, f"k{i}", (4, 4), c, winner=c, method=m, bytes=n)
+                         for i, (c, m, n) in enumerate(ways)))
+    budgeted = replace(entry, method="Budgeted mix", asked="12x", expected_kl=0.02, mix=(("DeltaMix", 3), ("Left out", 1)))
+    made = make_report(budgeted, mixed)
+    assert [word for _, word, _ in made.counts] == ["Row", "Column", "DeltaMix", "Coded levels", "In full", "Same", "<b>"]
+    assert ("Method", "Budgeted mix, 12x") in made.facts and ("Matrices by method", "3 DeltaMix, 1 left out") in made.facts
+    cells = {c.title.split(":")[0]: c for band in made.bands for c in band.cells}
+    assert cells["Block 5, k0"].letter == "M" and cells["Block 5, k0"].ground != cells["Block 5, k1"].ground
+    assert made.layers.heads[-1] == "Bits" and {r[-1] for r in made.layers.rows if r[0] == "5 k2"} == {"16.0"}
+    for ending in ("html", "pdf"):
+        write_report(budgeted, mixed, tmp_path / f"mixed.{ending}")
+        assert (tmp_path / f"mixed.{ending}").stat().st_size > 2_000
+    assert "DeltaMix" in read(tmp_path / "mixed.html").words

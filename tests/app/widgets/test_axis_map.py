@@ -120,7 +120,8 @@ def test_facts_of_one_layer() -> None:
     assert (facts.title, facts.verdict, facts.letter) == ("Block 2, down", "column by 19 %", "C")
     assert dict(facts.rows) == {"Held-out loss, row": "0.185", "Held-out loss, column": "0.150",
                                 "Held-out loss, scalar": "0.300",
-                                "Recovery": "0.850", "Change": "0.60 %", "Scales": "32", "Stored": "384 bytes", "Bits per weight": "1.50",
+                                "Recovery": "0.850", "Change": "0.60 %", "Scales": "32", "Stored": "384 bytes",
+                                 "Bits per weight": "1.50",
                                 "Fitted in": "2.5 s"}
     assert hover_facts(Cell(2, "q", (layer(2, "q", state="todo"),)), None).verdict == "to do"
 
@@ -329,6 +330,19 @@ def test_the_legend_counts(qtbot: QtBot, theme: Theme) -> None:
     legend.resize(legend.sizeHint())
     image = legend.grab().toImage()
     assert theme.color("row").name() in {image.pixelColor(x, 7).name() for x in range(20)}
+
+
+def test_the_legend_stays_within_its_room(qtbot: QtBot, theme: Theme) -> None:
+    legend = AxisLegend(theme)
+    qtbot.addWidget(legend)
+    legend.set_counts({"row": 1200, "same": 61, "todo": 3})
+    whole = legend.sizeHint().width()
+    legend.fit(whole - 1)
+    assert [text for _, text in legend._items] == ["Row 1,200", "Other 61", "To do 3"] and "To do 3" in legend.toolTip()
+    legend.fit(legend.sizeHint().width() - 1)
+    assert [text for _, text in legend._items] == ["Row 1,200", "Other 61"]
+    legend.fit(whole)
+    assert legend.sizeHint().width() == whole
 
 
 def test_selection_is_shared_with_the_table(qtbot: QtBot, card: AxisMapCard) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from pytestqt.qtbot import QtBot
 
-from app.forecasting import Curve
+from app.forecasting import FLOOR, Curve, curve_of
 from app.theme import Choice, Theme
 from app.widgets.charts.curve import STOPS, CurveChart
 
@@ -15,7 +17,7 @@ CURVE = Curve(tuple((10_000 * (i + 1), 0.8 / (i + 1) ** 1.5) for i in range(120)
 def test_a_curve_answers_for_sizes_between_its_points() -> None:
     assert CURVE.at(9_999) == 1.0 and CURVE.at(10_000) == CURVE.at(19_999) == 0.8
     assert CURVE.recovery(10_000) == pytest.approx(0.2)
-    assert CURVE.at(CURVE.size_for(0.9)) <= 0.1 < CURVE.at(CURVE.size_for(0.9) - 1)
+    assert CURVE.at(CURVE.size_for(0.95)) <= 0.05 < CURVE.at(CURVE.size_for(0.95) - 1)
     assert CURVE.size_for(0.999999) == 1_200_000
 
 
@@ -52,3 +54,16 @@ def test_places_can_be_pointed_at_and_picked(qtbot: QtBot) -> None:
     assert told == [chart.keys()[3]]
     chart.set_curve(None)
     assert chart.keys() == [] and chart.table()[1] == []
+
+
+def test_a_forecast_becomes_a_curve_that_ends_where_rounding_begins() -> None:
+    class Found:
+        zero = 0.5
+
+        def points(self, records: object) -> list[tuple[int, float]]:
+            return [(1000 * i, 0.5 / i**4) for i in range(1, 900)] + [(900_000, 1e-19)]
+    plan = SimpleNamespace(records=(), weights_bytes=7, full_bytes=2_000_000)
+    made = curve_of(Found(), plan)  # type: ignore[arg-type]
+    assert made.points[0] == (1000, 0.5) and made.points[-1][1] == FLOOR * 0.5 and made.points[-1][0] == 18_000
+    Found.zero = 0.0
+    assert curve_of(Found(), plan).points[-1][1] == pytest.approx(1e-9)  # type: ignore[arg-type]

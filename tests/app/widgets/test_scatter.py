@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.theme import Theme
 from app.widgets.charts.label_layout import Wanted, place_labels
 from app.widgets.charts.marks import SHAPES, mark_path
 from app.widgets.charts.scatter import FidelityScatter, Level, Point
+from app.widgets.charts.scatter_legend import lay_out_legend
 
 POINTS = [Point("a", "Per-axis", 13.9e6, 0.0041, 0.0003, "circle", True),
           Point("b", "Chosen signs, row", 13.9e6, 0.0032, 0.0003, "triangle"),
@@ -132,8 +134,8 @@ def test_what_has_no_logarithm_is_refused(chart: FidelityScatter) -> None:
 
 def test_table_and_card_give_the_figures(chart: FidelityScatter) -> None:
     header, rows = chart.table()
-    assert rows[-1] == ("base alone", "", "0.339", "", "")
-    assert ("Per-axis", "13900000", "0.0041", "0.0003", "yes") in rows
+    assert rows[-1] == ("base alone", "", "0.339", "", "", "")
+    assert ("Per-axis", "13900000", "0.0041", "0.0003", "yes", "") in rows
     assert all(len(r) == len(header) for r in rows)
     index = list(chart.keys()).index("a")
     facts = chart.facts(index)
@@ -155,3 +157,18 @@ def test_every_mark_has_a_shape_of_its_own() -> None:
     paths = [mark_path(s, QPointF(0, 0), 20) for s in SHAPES]
     assert all(a != b for a, b in combinations(paths, 2))
     assert all(0.6 * 20 < max(p.boundingRect().width(), p.boundingRect().height()) < 1.4 * 20 for p in paths)
+
+
+def test_lines_with_names_have_a_legend_above_the_plot(chart: FidelityScatter) -> None:
+    top = chart._plot.top()
+    named = [replace(p, legend="Low rank", role="success") if p.line else p for p in POINTS]
+    more = [Point(f"b{i}", "x", 2e6 * i, 0.1 / i, 0.004 / i, "square", aside=True, line=f"line {i % 9}",
+                  legend=f"Method number {i % 9}", role="warning", is_unnamed=True) for i in range(1, 30)]
+    chart.set_points([*named, *more])
+    chart.grab()
+    entries = chart.legend()
+    assert [e.name for e in entries] == ["Low rank", *(f"Method number {i}" for i in range(9))]
+    assert {e.shape for e in entries} == {"diamond", "square"} and chart._plot.top() > top + 30
+    assert len(chart.label_rects()) <= len(POINTS), "what has no name on the chart has no label"
+    placed, high = lay_out_legend(entries, 300, chart.theme)
+    assert all(rect.right() <= 301 and rect.bottom() <= high for _, rect in placed) and overlapping([r for _, r in placed]) == []
