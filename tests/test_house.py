@@ -75,7 +75,7 @@ def project() -> dict[str, Any]:
 
 def requirements(*, dev: bool) -> list[Requirement]:
     extras = project()["optional-dependencies"]
-    names = [*project()["dependencies"], *extras["evals"], *(extras["dev"] if dev else [])]
+    names = [*project()["dependencies"], *extras["evals"], *extras["cluster"], *(extras["dev"] if dev else [])]
     return [Requirement(name) for name in names]
 
 

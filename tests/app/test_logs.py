@@ -20,9 +20,12 @@ SECRET = "my dog is called Bartholomew"
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[Path]:
     """The log file of a process that logs."""
+    quiet = logging.root.manager.disable               # quiet commands, run by other tests, switch warnings off
+    logging.disable(logging.NOTSET)
     handler = logs.begin(tmp_path, "window")
     yield tmp_path / "logs" / "window.log"
     logs.end(handler)
+    logging.disable(quiet)
 
 
 def caught(error: BaseException, cause: BaseException | None = None) -> BaseException:
