@@ -287,6 +287,8 @@ class _Bench:
 
     def checkpoint(self, rng: Random) -> tuple[str, str, str, bool]:
         """One mutation of a checkpoint; returns as `delta`."""
+        import llvmlite.binding  # noqa: F401 (which the guard of mapped files would load at the first map)
+
         from app.checkpoints import facts_of
         from core.checkpoint import open_checkpoint
         from core.errors import DeltadeckError
