@@ -170,7 +170,7 @@ def test_everything_imported_is_a_declared_dependency() -> None:
         ours = {*PACKAGES, "tests"} | set(sys.stdlib_module_names)
         for path in in_package(*packages):
             for name in imported(path) - ours:
-                distributions = {canonicalize_name(d) for d in known.get(name, [])}
+                distributions = {canonicalize_name(d) for d in known.get(name, [name])}   # an extra may not be installed
                 assert distributions & declared, f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not name"
 
 
