@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,11 @@ CANDIDATES = (Candidate(SIGNS, 1), *(Candidate("deltamix-h", bits) for bits in (
               *(Candidate("coded", bits) for bits in (2, 3, 4.5)))
 """What a budget chooses from, besides leaving a change out and storing the tensor whole: what wins at its size on real
 pairs (`tests/benchmarks/bench_methods.py`)."""
+
+FLATTENED = 0.5
+"""Power of the second-order costs that matrices are weighed by: errors of a fine-tune's layers do not add up as if they knew
+nothing of each other, and the few matrices of huge activations would else take what all others need. KL on pirate at 1/16 of
+the layers' bytes: .00096 with 1, .00088 with 0.5; an equal share by `deltamix` for all reached .00073, so less may be better."""
 
 LEFT_OUT = "Left out: its change costs less than its bytes are worth elsewhere."
 
@@ -38,6 +44,11 @@ def parse_budget(text: str, full_bytes: int) -> int:
     return int(full_bytes / number) if unit == "x" else int(number * _UNITS[unit])
 
 
+def weight_of(found: Probe, name: str) -> float:
+    """What leaving a tensor's change out counts for."""
+    return math.pow(max(0.0, found.own.get(name, 0.0)), FLATTENED)
+
+
 def is_item(record: TensorRecord) -> bool:
     """Whether a budget decides how a planned record is stored: what would be coded by signs inside a block."""
     return record.codec == "sign" and record.block is not None
@@ -45,7 +56,7 @@ def is_item(record: TensorRecord) -> bool:
 
 def options_for(record: TensorRecord, found: Probe) -> list[tuple[TensorRecord, float]]:
     """Ways to store one matrix with what each is expected to cost (nats of KL per token), by the probe."""
-    own, bare = found.own.get(record.name, 0.0), _bare(record)
+    own, bare = weight_of(found, record.name), _bare(record)
     ways = [(msgspec.structs.replace(bare, codec="same", note=LEFT_OUT), own), (msgspec.structs.replace(bare, codec="full"), 0.0)]
     for way in CANDIDATES:
         share = share_at(found, record.kind, way.key, record.block or 0)
@@ -120,7 +131,7 @@ def curve(records: Sequence[TensorRecord], found: Probe) -> list[tuple[int, floa
     items = [r for r in records if is_item(r)]
     priced = [[Option(_data_bytes(w), loss) for w, loss in options_for(r, found)] for r in items]
     fixed = weights_bytes([r for r in records if not is_item(r)])   # with what its header takes without the items
-    whole = sum(found.own.get(r.name, 0.0) for r in items) or 1.0
+    whole = sum(weight_of(found, r.name) for r in items) or 1.0
     return [(fixed + nbytes, loss / whole) for nbytes, loss in frontier(priced)]
 
 
@@ -129,7 +140,7 @@ def remaining(records: Sequence[TensorRecord], chosen: Sequence[TensorRecord], f
     whole = left = 0.0
     for before, after in zip(records, chosen, strict=True):
         if is_item(before):
-            whole += found.own.get(before.name, 0.0)
+            whole += weight_of(found, before.name)
             left += next(loss for w, loss in options_for(before, found) if w == after)
     return left / whole if whole else 0.0
 

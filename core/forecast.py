@@ -16,7 +16,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from core.budget import CANDIDATES, curve, is_item, remaining
+from core.budget import CANDIDATES, curve, is_item, remaining, weight_of
 from core.checkpoint import Checkpoint
 from core.embeddings import fit_rows, head_moment, metric_for
 from core.errors import BadOption
@@ -142,7 +142,7 @@ def _base_like(variant: Variant, name: str) -> Tensor:
 def _guess_share(records: Sequence[TensorRecord], found: Probe) -> float:
     whole = left = 0.0
     for r in records:
-        own = found.own.get(r.name, 0.0) if is_item(r) else 0.0
+        own = weight_of(found, r.name) if is_item(r) else 0.0
         share = share_at(found, r.kind, Candidate(GUESS, 1).key, r.block or 0)
         whole, left = whole + own, left + own * (1.0 if share is None else share)
     return left / whole if whole else 1.0

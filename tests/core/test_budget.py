@@ -292,6 +292,8 @@ def test_senseless_requests_are_refused_at_once(settings: dict[str, str], words:
 
 def test_records_name_what_was_left_out(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
-    chosen = allocate(plan.records, _probe(plan), int(plan.weights_bytes * 0.6))
+    found = _probe(plan)
+    rest = {name: 0.0 for name in list(found.own)[1:]}
+    chosen = allocate(plan.records, Probe({**found.own, **rest}, found.shares), int(plan.weights_bytes * 0.6))
     left: list[TensorRecord] = [b for a, b in zip(plan.records, chosen, strict=True) if is_item(a) and b.codec == "same"]
     assert left and all(r.note.startswith("Left out") for r in left)
