@@ -55,7 +55,7 @@ def is_item(record: TensorRecord) -> bool:
 
 
 def options_for(record: TensorRecord, found: Probe) -> list[tuple[TensorRecord, float]]:
-    """Ways to store one matrix with what each is expected to cost (nats of KL per token), by the probe."""
+    """Ways to store one matrix with what each is expected to cost by the probe, in units of `weight_of`."""
     own, bare = weight_of(found, record.name), _bare(record)
     ways = [(msgspec.structs.replace(bare, codec="same", note=LEFT_OUT), own), (msgspec.structs.replace(bare, codec="full"), 0.0)]
     for way in CANDIDATES:

@@ -104,9 +104,9 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
 
     def loss(read: Callable[[str], Tensor], done: float) -> float:
         return tuner.base_loss(TensorWeights(model, read, device), lambda: tick(done))
-    zero = loss(lambda n: _base_like(variant, n), 0.88)
+    zero = loss(variant.base_like, 0.88)
     others = any(r.codec != "same" and r.name not in chosen for r in records)
-    layers = loss(lambda n: _base_like(variant, n) if n in chosen else tuned.view(n), 0.92) if others else zero
+    layers = loss(lambda n: variant.base_like(n) if n in chosen else tuned.view(n), 0.92) if others else zero
     guess = loss(lambda n: variant.read(n) if n in chosen else tuned.view(n), 0.96)
     coded = [r for r in records if r.codec == "sign" and r.block is None and r.kind in ("embed", "head")]
     fixed = 0.0
@@ -127,16 +127,6 @@ def variant_of_guesses(variant: Variant, names: Sequence[str], device: torch.dev
         variant.records[name] = msgspec.structs.replace(record, slices=pieces)
         keep_guess(variant, name, device)
     return variant
-
-
-def _base_like(variant: Variant, name: str) -> Tensor:
-    """A base tensor in the fine-tune's shape: rows it lacks are the fine-tune's."""
-    record = variant.records[name]
-    base, tuned = variant.base_view(record), variant.tuned.view(name)
-    assert base is not None
-    if not record.tail:
-        return base[:record.shape[0]] if record.shape else base
-    return torch.cat([base.to(tuned.dtype), tuned[base.shape[0]:]])
 
 
 def _guess_share(records: Sequence[TensorRecord], found: Probe) -> float:

@@ -68,7 +68,7 @@ class TuneStage:
         give_back_memory()
         state = self._saved(tuner)
         if state is None:
-            zero = tuner.base_loss(TensorWeights(model, self._base_tensor(variant), self.desk.device), tick(2))
+            zero = tuner.base_loss(TensorWeights(model, variant.base_like, self.desk.device), tick(2))
             state = tuner.fresh(tuner.held_out_loss(torch.zeros_like(tuner.start), tick(3)))
             self.zero = zero
             self._save(state)
@@ -94,17 +94,6 @@ class TuneStage:
         sign = [variant.records[n] for n in tuner.names]
         self.desk.journal.write("tuned", sign, {r.name: variant.learnt[r.name] for r in sign}, fidelity)
         return fidelity
-
-    def _base_tensor(self, variant: Variant) -> Callable[[str], Tensor]:
-        """The base in the fine-tune's shape: rows it lacks are the fine-tune's."""
-        def read(name: str) -> Tensor:
-            record = variant.records[name]
-            base, tuned = variant.base_view(record), self.tuned.view(name)
-            assert base is not None
-            if not record.tail:
-                return base[:record.shape[0]] if record.shape else base
-            return torch.cat([base.to(tuned.dtype), tuned[base.shape[0]:]])
-        return read
 
     def _saved(self, tuner: Tuner) -> TuneState | None:
         entry = self.desk.journal.read("tune-state")

@@ -32,6 +32,15 @@ class Variant:
         """The mapped base tensor a record starts from."""
         return self.base.view(record.base) if record.base else None
 
+    def base_like(self, name: str) -> Tensor:
+        """The base's tensor in the fine-tune's shape: rows that it lacks are the fine-tune's."""
+        record = self.records[name]
+        base, tuned = self.base_view(record), self.tuned.view(name)
+        assert base is not None
+        if not record.tail:
+            return base[:record.shape[0]] if record.shape else base
+        return torch.cat([base.to(tuned.dtype), tuned[base.shape[0]:]])
+
     def encode(self, record: TensorRecord) -> dict[str, Tensor]:
         """What is stored for a record, with what was learnt."""
         if record.method:
