@@ -33,8 +33,8 @@ class StageWords:
 
 
 def method_text(item: QueueItem) -> str:
-    """The method badge: `Per-axis, exact fit`, `BitDelta`."""
-    recipe, axis = str(item.request.get("recipe", "exact")), str(item.request.get("axis", "auto"))
+    """The method badge: `Per-axis, chosen signs`, `BitDelta`."""
+    recipe, axis = str(item.request.get("recipe", "chosen")), str(item.request.get("axis", "auto"))
     if recipe in UNIFORM:
         return f"{method_label(recipe, axis)}, {item.asked}" if item.asked else method_label(recipe, axis)
     if item.asked:

@@ -168,7 +168,7 @@ def test_words_of_figures() -> None:
 
 @pytest.mark.parametrize(("request_fields", "wanted"), [
     ({"recipe": "exact", "axis": "auto"}, "Per-axis, exact fit"), ({"recipe": "paper"}, "Per-axis, paper fit"),
-    ({"recipe": "bitdelta"}, "BitDelta"), ({"axis": "both"}, "Row x column, exact fit"),
+    ({"recipe": "bitdelta"}, "BitDelta"), ({"recipe": "exact", "axis": "both"}, "Row x column, exact fit"),
 ])
 def test_method_badge(request_fields: dict[str, str], wanted: str) -> None:
     assert method_text(QueueItem(id="a", name="a", request=request_fields)) == wanted
