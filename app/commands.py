@@ -45,9 +45,10 @@ def plan(terminal: Terminal, request_options: dict[str, Any], curve: bool = Fals
     from core.budget_stage import shaped
     from core.checkpoint import open_checkpoint
     from core.devices import choose_device
-    from core.estimate import Sizes, estimate
+    from core.estimate import estimate, sizes_of
     from core.plan import make_plan
-    from core.request import Request, sample_counts, sequence_length
+    from core.request import Request, sequence_length
+    from core.shortage import free_memory, memory_warning
 
     request = Request(**request_options, output="")
     options = request.options()
@@ -57,11 +58,10 @@ def plan(terminal: Terminal, request_options: dict[str, Any], curve: bool = Fals
         found = shaped(make_plan(base, tuned, options, display.counter), request)
         ahead = forecast_curve(request, found, base, tuned, device, display, curve)
         found = ahead.plan if ahead is not None else found
-        length, samples = sequence_length(request, tuned.config), sample_counts(request)
-        sizes = Sizes((samples["fit"] + samples["fit_held_out"]) * length, samples["tune"] * length,
-                      samples["tune_held_out"] * length)
+        sizes = sizes_of(request, sequence_length(request, tuned.config))
         width = int(tuned.config.get("hidden_size") or tuned.config.get("n_embd") or 1024)
-        cost = estimate(found, sizes, device, width)
+        cost = estimate(found, sizes, device, width, forecast=request.is_allocated)
+        short = memory_warning(cost.memory_bytes, device)
         summaries = {"base": base.describe(), "fine_tuned": tuned.describe()}
     kinds = tables.by_kind(found.records)
     smaller = found.full_bytes / found.weights_bytes
@@ -69,8 +69,9 @@ def plan(terminal: Terminal, request_options: dict[str, Any], curve: bool = Fals
         "fits": True, **{k: asdict(s) for k, s in summaries.items()}, "weights_bytes": found.weights_bytes,
         "sidecar_bytes": found.sidecar_bytes, "artifact_bytes": found.artifact_bytes, "full_bytes": found.full_bytes,
         "ratio": smaller, "sidecars": sorted(found.sidecars), "device": str(device),
-        "estimate": {"seconds": cost.seconds, "memory_bytes": cost.memory_bytes, "disk_bytes": cost.disk_bytes},
-        "kinds": [asdict(k) for k in kinds], "warnings": list(found.warnings),
+        "estimate": {"seconds": cost.seconds, "block_seconds": cost.block_seconds, "memory_bytes": cost.memory_bytes,
+                     "memory_by_stage": cost.memory, "disk_bytes": cost.disk_bytes},
+        "kinds": [asdict(k) for k in kinds], "warnings": [*([short] if short else []), *found.warnings],
         "tensors": [{"name": r.name, "kind": r.kind, "block": r.block, "codec": r.codec, "axes": [s.axis for s in r.slices],
                      "shape": r.shape, "dtype": r.dtype, "base": r.base, "bytes": tables.record_size(r),
                      "full_bytes": tables.full_size(r), "change": r.change, "unchanged": r.unchanged, "rank": r.rank,
@@ -88,12 +89,13 @@ def plan(terminal: Terminal, request_options: dict[str, Any], curve: bool = Fals
                               f"{smaller_than(found.full_bytes, found.weights_bytes)}"),
             ("Other files", f"{size(found.sidecar_bytes)} in {count(len(found.sidecars), 'file')} that differ from the base's"
              if found.sidecars else "none that differ from the base's"),
-            ("Time", f"about {duration(cost.seconds)} on {device}"),
-            ("Memory", f"about {size(cost.memory_bytes)} at most"),
+            ("Time", f"about {duration(cost.seconds)} on {device}" + (
+                f", of it {duration(cost.block_seconds)} to fit each of {count(s.blocks, 'block')}" if s.blocks else "")),
+            ("Memory", f"about {size(cost.memory_bytes)} at most, {size(free_memory(device))} free"),
             ("Disk", f"about {size(cost.disk_bytes)} while working")]))
         if ahead is not None:
             out.print(curve_table(ahead))
-        for message in found.warnings:
+        for message in (*([short] if short else []), *found.warnings):
             out.print(f"[yellow]Note:[/] {escape(message)}")
         given = f"{request.base} {request.fine_tuned} -o DELTA{given_options(request)}"
         out.print(f"\nNext: [cyan]{escape(program())} compress {escape(given)}[/]", soft_wrap=True)

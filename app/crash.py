@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from PySide6.QtCore import QObject, QtMsgType, Signal, qInstallMessageHandler
+from PySide6.QtCore import QEvent, QObject, QtMsgType, Signal, qInstallMessageHandler
 from PySide6.QtWidgets import QDialog, QWidget
 
 from app import logs
@@ -31,8 +31,25 @@ class ErrorDialog(QDialog):
         self.setWindowTitle(title)
         close = button("Close", clicked=self.accept)
         close.setDefault(True)
-        self.setLayout(column(ErrorView(icons, failure), row(None, close), gap=12, margins=(20, 16, 20, 16)))
-        self.resize(icons.theme.px(560), self.sizeHint().height())
+        view = ErrorView(icons, failure)
+        layout = column(view, None, row(None, close), gap=12, margins=(20, 16, 20, 16))
+        self.setLayout(layout)
+        self._words = layout
+        self.resize(icons.theme.px(560), 0)
+        self._fit()
+
+    def event(self, event: QEvent) -> bool:
+        """Details were opened or closed: another height."""
+        found = super().event(event)
+        if event.type() == QEvent.Type.LayoutRequest:
+            self._fit()
+        return found
+
+    def _fit(self) -> None:
+        # The layout's own hints are made for narrower words: they would leave gaps between the sentences.
+        high = self._words.totalHeightForWidth(self.width())
+        self.setMinimumSize(self.fontMetrics().averageCharWidth() * 40, high)
+        self.resize(self.width(), high)
 
 
 class CrashGuard(QObject):

@@ -140,4 +140,7 @@ def facts(report: Report) -> list[str]:
     for device in machine.get("devices", ()):
         memory = f", {size(device['memory'])}" if "memory" in device else ""
         lines.append(f"{device['kind']}: {device['name']}{memory}  {' '.join(device['features'])}".rstrip())
+    if took := machine.get("seconds"):
+        lines.append(f"self-check: {took['libraries']:.1f} s to load libraries, {took['kernels']:.1f} s until kernels were "
+                     f"ready, {took['checks']:.1f} s of checks")
     return lines

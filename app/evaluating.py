@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -40,15 +41,31 @@ class Choices:
 def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, choices: Choices) -> None:
     """Measure a delta against its fine-tune."""
     prepare(terminal)
-    from core.artifact import open_delta
+    from core.artifact import check_base, open_delta
     from core.checkpoint import open_checkpoint
     from core.errors import CalibrationUnusable
-    from core.evaluate import evaluate_answers, evaluate_delta, evaluate_tasks, held_out_text, layer_recoveries
+    from core.evaluate import (
+        check_fine_tune,
+        evaluate_answers,
+        evaluate_delta,
+        evaluate_loaded_tasks,
+        held_out_text,
+        layer_recoveries,
+    )
+    from core.tasks import load_tasks
 
     delta = open_delta(folder)
     with ExitStack() as stack:
         display = stack.enter_context(showing(terminal))
         zero, target = (stack.enter_context(open_checkpoint(name)) for name in (base, tuned))
+        # What can't be measured is refused before any of it is.
+        check_base(delta, zero, hashes=False)
+        check_fine_tune(delta, target)
+        tasks = []
+        if choices.tasks:
+            display.stage("Reading tasks", 1, "tasks")
+            scratch = stack.enter_context(TemporaryDirectory(prefix="deltadeck-tasks-"))
+            tasks = load_tasks(choices.tasks, Path(scratch), data=choices.task_data, limit=choices.task_limit)
         display.stage("Reading text", 1, "texts")
         try:
             found = held_out_text(delta, zero, target, choices.text, tokens=choices.tokens,
@@ -67,10 +84,9 @@ def evaluate(terminal: Terminal, folder: Path, base: str, tuned: str, choices: C
             answers = evaluate_answers(delta, zero, target, found, prompts=choices.prompts, tokens=choices.answer_tokens,
                                        device=choices.device, progress=display.counter)
             value["generation"] = asdict(answers)
-        if choices.tasks:
+        if tasks:
             display.stage("Questions", 1, "steps")
-            reports = evaluate_tasks(delta, zero, target, choices.tasks, data=choices.task_data, limit=choices.task_limit,
-                                     device=choices.device, progress=display.counter)
+            reports = evaluate_loaded_tasks(delta, zero, target, tasks, device=choices.device, progress=display.counter)
             value["tasks"] = {r.task: r.as_dict() for r in reports}
     if found.note:
         terminal.say(f"[yellow]Note:[/] {escape(found.note)}")

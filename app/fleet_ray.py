@@ -25,13 +25,13 @@ from typing import Any
 import msgspec
 
 from app.console import quiet_process, quiet_transformers
+from app.fleet_address import INSTALL
 from core import __version__
 from core.errors import BadOption, ClusterUnavailable, DeltadeckError
-from core.events import AnyEvent
+from core.events import AnyEvent, LossPoint, Progress, TunePoint, Warned
 from core.fleet import Engine, Member, Outcome, Surroundings, Tell, carry_out, failed
 from core.fleet_sources import Shared
 
-INSTALL = "python -m pip install --constraint constraints.txt --editable '.[cluster]'"
 RETRIES = 3
 """How often Ray begins a job again whose node or process was lost."""
 
@@ -95,6 +95,12 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str]
 
 
+def _node() -> str:
+    """The id of the node that a task is on; empty where no Ray is at work."""
+    ray = sys.modules.get("ray")
+    return str(ray.get_runtime_context().get_node_id()) if ray is not None and ray.is_initialized() else ""
+
+
 @cache
 def _shared() -> Shared:
     """What jobs that Ray hands to the same process read once."""
@@ -121,10 +127,41 @@ def on_node(order: bytes) -> bytes:
         return msgspec.json.encode(failed(member, ClusterUnavailable(
             f"The node '{os.uname().nodename}' does not see '{member.output.parent}'.", "Deltas and journals go to storage that "
             "all nodes share under the same path.", "Choose a folder there.")))
+    for source in (member.request.base, member.request.fine_tuned):
+        if not Path(source).exists():
+            return msgspec.json.encode(failed(member, ClusterUnavailable(
+                f"The node '{os.uname().nodename}' does not see '{source}'.", "All nodes have to read the very same files.",
+                "Move it to storage that all nodes share under the same path.")))
     with _Writer(events_file(member)) as writer:
+        if (lost := _attempt(member, _node())) is not None:
+            writer.tell(lost)
         outcome = carry_out(member, writer.tell, lambda: False,
                             Surroundings(_shared().sources, member.note.with_name("forecasts"), LOCK_SECONDS))
     return msgspec.json.encode(outcome)
+
+
+def node_file(member: Member) -> Path:
+    """Where a member's latest attempt says when the first one began, and the id and name of the node it is on."""
+    return member.note.with_name(f"{member.name}.node")
+
+
+def _attempt(member: Member, node: str) -> Warned | None:
+    """Note which node is at the job now; what became of the one before it, None at a first attempt."""
+    path, here = node_file(member), os.uname().nodename
+    try:
+        began, before, there = path.read_text(encoding="utf-8").split("\n")
+        since = max(0.0, time.time() - float(began))
+    except (OSError, ValueError):
+        began, before, there, since = str(time.time()), "", "", 0.0
+    path.write_text(f"{began}\n{node}\n{here}", encoding="utf-8")
+    if not there:
+        return None
+    if before == node:
+        words = f"The process at work on the node '{here}' was lost: begun again there. Finished layers are kept."
+    else:
+        old = f" '{there}'" if there != here else ""
+        words = f"Its node{old} was lost: retried on another node, '{here}'. Finished layers are kept."
+    return Warned(message=words, time=round(since, 3))
 
 
 class _Writer:
@@ -145,7 +182,8 @@ class _Writer:
     def tell(self, event: AnyEvent) -> None:
         """Keep an event."""
         self.file.write(msgspec.json.encode(event) + b"\n")
-        if (now := time.monotonic()) - self.flushed > _FLUSH:
+        # What comes seldom is seen at once, though the next event may be a minute away.
+        if (now := time.monotonic()) - self.flushed > _FLUSH or not isinstance(event, LossPoint | TunePoint | Progress):
             self.flushed = now
             self.file.flush()
 
@@ -207,7 +245,7 @@ def connected(on: str) -> Iterator[Any]:
             ray.init(address=address, **quiet)
     except Exception as e:                             # each layer of it has errors of its own
         raise ClusterUnavailable(f"No Ray cluster answers at '{on}'." if on != "ray" else "Ray can't be started here.",
-                                 f"It said: {(str(e).strip().splitlines() or [type(e).__name__])[0]}",
+                                 f"It said: {_words(e).rstrip('.')}.",
                                  "Start one with: ray start --head (and on other machines: ray start --address=HOST:6379), "
                                  "with the same versions of Python, Ray and Deltadeck everywhere.") from e
     finally:
@@ -218,6 +256,12 @@ def connected(on: str) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def _words(error: Exception) -> str:
+    """The first two lines of what an error says: Ray's first one often ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__
 
 
 def _own_cluster() -> str | None:
@@ -278,7 +322,8 @@ class _Tasks:
             self._stop()
 
     def _begin(self, member: Member) -> None:
-        events_file(member).unlink(missing_ok=True)
+        for path in (events_file(member), node_file(member)):
+            path.unlink(missing_ok=True)
         request = msgspec.structs.replace(member.request, device=self.needs.device)
         order = _Order(member=msgspec.structs.replace(member, request=request, threads=self.needs.cpus), version=__version__,
                        environment={k: os.environ[k] for k in _PASSED_ON if k in os.environ})
@@ -300,7 +345,8 @@ class _Tasks:
         for event in tail.read():
             self.tell(member.name, event)
         if outcome.state in ("done", "kept"):
-            events_file(member).unlink(missing_ok=True)
+            for path in (events_file(member), node_file(member)):
+                path.unlink(missing_ok=True)
         return outcome
 
     def _stop(self) -> None:

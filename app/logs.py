@@ -123,9 +123,11 @@ def note(error: BaseException, where: str = "") -> None:
     with suppress(AttributeError, TypeError):          # a kind without room for more
         setattr(error, _SEEN, True)
     level = logging.WARNING if isinstance(error, Refused) else logging.ERROR
-    # Quiet commands switch warnings off for all loggers; with no handler of our own Python would print to stderr.
-    if any(isinstance(h, _Files) for h in logging.getLogger().handlers):
-        log.log(level, "%s", where or "failed", exc_info=(type(error), error, error.__traceback__))
+    # Straight to our own handlers: quiet commands switch warnings off for all loggers, and libraries' ones must stay off.
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Files):
+            handler.handle(log.makeRecord(log.name, level, __file__, 0, "%s", (where or "failed",),
+                                          (type(error), error, error.__traceback__)))
 
 
 def versions() -> str:

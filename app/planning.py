@@ -132,9 +132,9 @@ def plan_facts(request: dict[str, Any], cache: PlanCache, *, offline: bool | Non
     from core.budget_stage import shaped
     from core.checkpoint import open_checkpoint
     from core.devices import choose_device
-    from core.estimate import Sizes, estimate, machine_speed
+    from core.estimate import estimate, machine_speed, sizes_of
     from core.plan import plan_from, survey
-    from core.request import Request, sample_counts, sequence_length
+    from core.request import Request, sequence_length
     from core.variant import is_learnt
 
     asked = Request(**request)
@@ -153,16 +153,15 @@ def plan_facts(request: dict[str, Any], cache: PlanCache, *, offline: bool | Non
                 cache.pair = (key, state, measured)
         plan = first = plan_from(measured, options)
         smallest, largest = size_range(plan.records)
-        length, samples = sequence_length(asked, tuned.config), sample_counts(asked)
+        length = sequence_length(asked, tuned.config)
         cache.speeds[str(device)] = speed = speed or machine_speed(device)
-        sizes = Sizes((samples["fit"] + samples["fit_held_out"]) * length, samples["tune"] * length,
-                      samples["tune_held_out"] * length)
+        sizes = sizes_of(asked, length)
         width = int(tuned.config.get("hidden_size") or tuned.config.get("n_embd") or 1024)
         if asked.is_uniform:
             plan = shaped(plan, asked)
-        cost = estimate(plan, sizes, device, width, speed)
-        predicting = PREDICTING * cost.seconds
         found = known_forecast(asked, plan, base, tuned, device)
+        cost = estimate(plan, sizes, device, width, speed, forecast=asked.is_allocated and found is None)
+        predicting = PREDICTING * cost.seconds
         ahead = None if found is None else curve_of(found, first)
         weights, expect = plan.weights_bytes, plan.records
         told = {r.name for r in first.records if asked.is_allocated and is_item(r)}      # left out or whole, the job tells of it

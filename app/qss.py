@@ -184,6 +184,9 @@ QPushButton[look="side"]:focus { border: 2px solid $accent; border-radius: 6px; 
 QFrame[look="composer"] { background: $raised; border: 1px solid $line_strong; border-radius: 8px; }
 QFrame[look="composer"][focused="true"] { border: 1px solid $accent; }
 QPushButton[dense="composer"] { min-height: ${control}px; }
+/* Compress, Add more: within a line of words */
+QPushButton[dense="line"], QPushButton[dense="line"]:focus { min-height: ${within}px; max-height: ${within}px;
+  padding: 0 4px; }
 QFrame[look="drawer"] { background: $raised; border: none; border-left: 1px solid $line; border-top: 1px solid $line;
   border-top-left-radius: 8px; }
 QPlainTextEdit[look="plain"]:focus { border: none; padding: 0; }
@@ -211,6 +214,7 @@ def style_sheet(theme: Theme, icons: dict[str, str]) -> str:
         "accent_hover": mix("accent", 0.9, "text"), "accent_press": mix("accent", 0.8, "text"),
     }
     lengths = {f"{size}_px": theme.px(px) for size, px in SIZES.items()}
-    heights = {"control": theme.px(30), "form": theme.px(28), "dense": theme.px(26), "dense_focus": theme.px(26) - 2,
+    heights = {"control": theme.px(30), "form": theme.px(28), "dense": theme.px(26), "within": theme.px(14),
+               "dense_focus": theme.px(26) - 2,
                "primary": theme.px(34), "segment": theme.px(26), "step_r": theme.px(11)}
     return _SHEET.substitute(roles | {k: str(v) for k, v in (lengths | heights).items()} | icons | {"mono": theme.mono_family})

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 from PySide6.QtCore import QObject, Signal
 
+from app.fleet_address import address_problem
 from app.paths import expanded
 
 ZOOMS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
@@ -23,6 +24,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     zoom: float = 1.0
     library: str = "~/deltas"
     device: str = "auto"
+    runs_on: Literal["here", "ray"] = "here"
+    """Where jobs run that are queued from now on: this computer, or the cluster."""
+    cluster: str = ""
+    """Its address, `ray://HOST:PORT`; kept while it is not chosen."""
     offline: bool = False
     calibration: str = "default"
     recent: tuple[str, ...] = ()
@@ -91,6 +96,11 @@ class Settings(QObject):
     def library(self) -> Path:
         """The folder that new deltas go to and that the Deltas page lists."""
         return expanded(self.options.library)
+
+    @property
+    def where(self) -> str:
+        """The address of the cluster that jobs go to; empty: they run on this computer."""
+        return self.options.cluster if self.options.runs_on == "ray" and not address_problem(self.options.cluster) else ""
 
     def remember(self, source: str) -> None:
         """Put a checkpoint at the head of the recent ones."""

@@ -138,7 +138,7 @@ class Shell(QMainWindow):
         centre.setLayout(outer)
         centre.setFocusPolicy(Qt.FocusPolicy.ClickFocus)      # a click on empty ground takes the focus off a control
         self.setCentralWidget(centre)
-        self.toast = Toast(ctx.icons, centre)
+        self.toast = Toast(ctx.icons, centre, self._items["chat"], self._items["settings"])
 
     def _wire(self) -> None:
         ctx = self.ctx
@@ -300,11 +300,18 @@ class Shell(QMainWindow):
             self._place_strip()
 
     def _job_finished(self, item: QueueItem) -> None:
-        self.notify(f"{item.name} is ready", "success")
+        if not self._is_on_screen(item):
+            self.notify(f"{item.name} is ready", "success")
         self.ctx.library.refresh()
 
     def _job_failed(self, item: QueueItem) -> None:
-        self.notify(f"{item.name} failed: {item.error.what if item.error else ''}", "danger")
+        if not self._is_on_screen(item):
+            self.notify(f"{item.name} failed: {item.error.what if item.error else ''}", "danger")
+
+    def _is_on_screen(self, item: QueueItem) -> bool:
+        """Whether the Run page shows a job: it says itself how it ended."""
+        shown = getattr(self._pages["run"], "item", None) if self.current_page() == "run" else None
+        return isinstance(shown, QueueItem) and shown.id == item.id
 
     def _pause_or_resume(self) -> None:
         jobs = self.ctx.jobs

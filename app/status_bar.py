@@ -89,10 +89,11 @@ class StatusBar(QFrame):
         for part in (self._deck_icon, self._base, self._variant, self._switch_time):
             part.setVisible(ready)
         if ready and chat.facts is not None:
-            self._base.setText(chat.base_name)
+            over = f", over {chat.facts.spread}" if chat.facts.spread else ""
+            self._base.setText(chat.base_name + over)
             names = ["Base" if n == "base" else n for n in dict.fromkeys(chat.facts.current.split(", "))]
             self._variant.setText(", ".join(names))
-            self._base.setToolTip(f"Loaded in Chat: {chat.base_name}, {chat.facts.weights / 1e6:,.0f} MB of parameters")
+            self._base.setToolTip(f"Loaded in Chat: {chat.base_name}, {chat.facts.weights / 1e6:,.0f} MB of parameters{over}")
         else:
             self._switch_time.setText("")
 

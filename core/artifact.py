@@ -29,6 +29,7 @@ from core.safefile import cut_shards, file_bytes, file_sha256, own_hash, raw_byt
 
 FORMAT = "deltadeck"
 FORMAT_VERSION = 1
+AGAIN = "Get the delta again, or make it anew from its two checkpoints."
 CONFIG = "delta_config.json"
 WEIGHTS = "delta_model.safetensors"
 CARD = "README.md"
@@ -227,9 +228,13 @@ class Delta:
             check_unchanged(self._headers[file], path.stat())
             if file not in self._open:
                 self._open[file] = safe_open(path, framework="pt")
-        except (OSError, SafetensorError, BadSafetensors) as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _damaged(self.folder, f"'{file}' is gone since the delta was opened") from error
+        except BadSafetensors as error:
+            raise _damaged(self.folder, error.what.replace(str(path), f"'{file}'").rstrip(".")) from error
+        except SafetensorError as error:
             raise _damaged(self.folder, f"'{file}' can't be read ({error})") from error
-        return self._open[file]
+        return self._open[file]                        # what else the system refuses (memory, a disk) is no damage
 
     def variant(self, base: Checkpoint, name: str) -> Tensor:
         """The variant's tensor: base and change added in FP32, rounded once.
@@ -280,8 +285,7 @@ def open_delta(folder: str | Path) -> Delta:
 
 
 def _damaged(folder: Path, what: str) -> DeltaCorrupt:
-    return DeltaCorrupt(f"The delta in '{folder}' contradicts itself: {what}.", "It was damaged or changed.",
-                        "Get the delta again.")
+    return DeltaCorrupt(f"The delta in '{folder}' contradicts itself: {what}.", "It was damaged or changed.", AGAIN)
 
 
 def _read_config(folder: Path, path: Path) -> bytes:
@@ -326,7 +330,7 @@ def _check_config(folder: Path, config: DeltaConfig) -> dict[str, SafetensorsFil
         try:
             headers[name] = read_header(folder / name)
         except BadSafetensors as e:
-            raise _damaged(folder, f"'{name}' is damaged ({e.what})") from e
+            raise _damaged(folder, e.what.replace(str(folder / name), f"'{name}'").rstrip(".")) from e
         for t in headers[name].tensors:
             if t.name in found:
                 raise _damaged(folder, f"{shown(t.name)} is in two of its files")
@@ -381,7 +385,7 @@ def check_whole(delta: Delta) -> None:
     """Read every byte of the folder; raise `DeltaCorrupt` for the first file that is not as it was written."""
     for name, problem in verify_files(delta):
         if problem:
-            raise DeltaCorrupt(f"The delta in '{delta.folder}' is damaged: {name} {problem}.", "", "Get the delta again.")
+            raise DeltaCorrupt(f"The delta in '{delta.folder}' is damaged: {name} {problem}.", "", AGAIN)
 
 
 def check_base(delta: Delta, base: Checkpoint, *, hashes: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -13,18 +12,18 @@ from core.codecs import CODECS
 from core.errors import BadOption
 from core.knapsack import Option, choose, frontier
 from core.methods import METHODS
-from core.probe import SIGNS, Candidate, Probe, nbytes_for, share_at
+from core.probe import SIGNS, Candidate, Probe, nbytes_for, share_of
 from core.record import TensorRecord
 
-CANDIDATES = (Candidate(SIGNS, 1), *(Candidate("deltamix-h", bits) for bits in (0.25, 0.5, 1, 1.5)),
-              *(Candidate("coded", bits) for bits in (2, 3, 4.5)))
-"""What a budget chooses from, besides leaving a change out and storing the tensor whole: what wins at its size on real
-pairs (`tests/benchmarks/bench_methods.py`)."""
+CANDIDATES = (Candidate(SIGNS, 1), *(Candidate("deltamix-h", bits) for bits in (0.25, 0.75, 1.75)),
+              *(Candidate("coded", bits) for bits in (1.75, 4.5)))
+"""What is really learnt at a few blocks, so that a budget knows what it buys: what wins at its size on real pairs
+(`tests/benchmarks/bench_methods.py`)."""
 
-FLATTENED = 0.5
-"""Power of the second-order costs that matrices are weighed by: errors of a fine-tune's layers do not add up as if they knew
-nothing of each other, and the few matrices of huge activations would else take what all others need. KL on pirate at 1/16 of
-the layers' bytes: .00096 with 1, .00088 with 0.5; an equal share by `deltamix` for all reached .00073, so less may be better."""
+OFFERED = (Candidate(SIGNS, 1), *(Candidate("deltamix-h", i / 8) for i in range(2, 17)),
+           *(Candidate("coded", i / 4) for i in range(6, 25)))
+"""What a budget chooses from, besides leaving a change out and storing the tensor whole. The logarithm of what a method
+loses is nearly a straight line in its bits, so that these lie between the candidates that were learnt, or little beyond."""
 
 LEFT_OUT = "Left out: its change costs less than its bytes are worth elsewhere."
 
@@ -46,7 +45,7 @@ def parse_budget(text: str, full_bytes: int) -> int:
 
 def weight_of(found: Probe, name: str) -> float:
     """What leaving a tensor's change out counts for."""
-    return math.pow(max(0.0, found.own.get(name, 0.0)), FLATTENED)
+    return max(0.0, found.own.get(name, 0.0))
 
 
 def is_item(record: TensorRecord) -> bool:
@@ -57,12 +56,13 @@ def is_item(record: TensorRecord) -> bool:
 def options_for(record: TensorRecord, found: Probe) -> list[tuple[TensorRecord, float]]:
     """Ways to store one matrix with what each is expected to cost by the probe, in units of `weight_of`."""
     own, bare = weight_of(found, record.name), _bare(record)
+    reference = max(0.0, found.reference.get(record.name, own))
     ways = [(msgspec.structs.replace(bare, codec="same", note=LEFT_OUT), own), (msgspec.structs.replace(bare, codec="full"), 0.0)]
-    for way in CANDIDATES:
-        share = share_at(found, record.kind, way.key, record.block or 0)
+    for way in OFFERED:
+        share = share_of(found, record.kind, way, record.block or 0)
         planned = record if way.method == SIGNS else METHODS[way.method].plan(record, nbytes_for(record, way))
         if planned is not None and (share is not None or way.method == SIGNS):
-            ways.append((planned, own * (0.2 if share is None else share)))
+            ways.append((planned, min(0.5 * own, 1.5 * reference) if share is None else min(own, reference * share)))
     return ways
 
 

@@ -19,6 +19,7 @@ from core.chat_text import Detokenizer
 from core.chat_types import Answer, Message, Mode, Piece, Row, Sampling
 from core.deck import WAYS, Deck, Switched
 from core.errors import BadOption, Cancelled, DeltadeckError
+from core.shortage import is_out_of_memory, memory_words
 
 __all__ = ["Answer", "Message", "Mode", "Piece", "Row", "Sampling", "answer", "context_of", "count_tokens", "forget",
            "mode_of"]
@@ -133,20 +134,21 @@ def _run(deck: Deck, said: Sequence[Said], tell: Callable[[int, str], None], sto
     except Exception as error:
         if raised or isinstance(error, Cancelled):
             raise
-        problem = _words(error)
+        problem = _words(error, deck.device)
     for i, row in enumerate(said):
         if not row.ended:
             end(row, "failed" if problem else "stopped", i, tell)
     return problem
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, device: torch.device) -> str:
     """A failure of the model's in words."""
     if isinstance(error, DeltadeckError):
         return str(error)
     said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in said:
-        return f"There is too little memory to go on. It said: {said}. Close other programs, or begin a new conversation."
+    if is_out_of_memory(error):
+        return (f"There is too little memory to go on: {memory_words(error, device)}. Close other programs, or begin a new "
+                "conversation.")
     return f"The model could not go on. It said: {type(error).__name__}: {said}. Try again; if it persists, load the base again."
 
 

@@ -86,6 +86,6 @@ def row_of(cache: Any, at: int, mask: Tensor, ids: Sequence[int]) -> Kept | None
     alone = len(layers[0].keys) == 1 and len(places) == len(mask)
 
     def own(tensor: Tensor) -> Tensor:
-        return tensor if alone else tensor[at:at + 1].index_select(2, places)
+        return tensor if alone else tensor[at:at + 1].index_select(2, places.to(tensor.device))
     with torch.inference_mode():
         return Kept(list(ids[:len(places)]), [(own(x.keys), own(x.values)) for x in layers])

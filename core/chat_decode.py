@@ -159,7 +159,7 @@ class _Batch:
     def keep(self, places: list[int]) -> None:
         """Go on with some of the rows only."""
         self.leave(set(range(len(self.rows))) - set(places))
-        at = torch.tensor(places, device=self.mask.device)
+        at = torch.tensor(places)                      # on the CPU: any layer's device takes it
         self.rows = [self.rows[p] for p in places]
         self.mask = self.mask[at]
         if self.positions is not None:

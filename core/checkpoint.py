@@ -359,7 +359,9 @@ def _status(path: Path) -> os.stat_result:
         return path.stat()
     except OSError as error:
         raise BadSafetensors(
-            f"{path} is gone since the checkpoint was opened.", "", "Put it back, then try again."
+            f"{path} is gone since the checkpoint was opened.",
+            "Weights are read from it as they are needed.",
+            "Put it back, then try again.",
         ) from error
 
 

@@ -21,6 +21,7 @@ from core.errors import (
     ConfigMissing,
     EmptyFolder,
     PickleOnly,
+    Refused,
     RemoteCode,
     WeightsMissing,
 )
@@ -29,6 +30,9 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # pickles that a trainer leaves behind
 NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
+LARGEST_SIDECAR = 256 << 20
+"""Bytes of a tokenizer or config at most: the largest tokenizers have some 40 million."""
+
 # Text and tables that a tokenizer or a generation loop reads (*.model of SentencePiece comes on top).
 SIDECARS = frozenset(
     {
@@ -274,11 +278,17 @@ def _check_shard_numbers(folder: Path, files: list[Path]) -> None:
 
 
 def sidecar_files(folder: Path) -> dict[str, Path]:
-    """Config, tokenizer files and chat template by name: what a checkpoint needs beside its weights."""
+    """Config, tokenizer files and chat template by name: what a checkpoint needs beside its weights.
+
+    They are read whole: raises `Refused` for one that is larger than any of them is.
+    """
     found = {}
     for path in sorted(folder.iterdir()):
         known = path.name in SIDECARS or (path.suffix == ".model" and not _is_pickle(path))
         if known and path.is_file() and inside(path, folder):
+            if (size := path.stat().st_size) > LARGEST_SIDECAR:
+                raise Refused(f"{path} has {size:,} bytes, which no such file needs.",
+                              f"It would be read whole; {LARGEST_SIDECAR:,} bytes is the limit.", "Get the checkpoint again.")
             found[path.name] = path
     return found
 

@@ -48,8 +48,10 @@ class Metric:
         correction = None
         if mean > 0 and bool(ck.any()):
             correction = torch.empty_like(ck)
-            correction[order] = upper.T @ (upper @ ck[order]) / mean
-        return cls(h + RIDGE * max(mean, 1e-30) * torch.eye(len(h), dtype=h.dtype, device=h.device), (order, upper), correction)
+            correction[order] = (upper.T @ (upper @ ck[order])).div_(mean)
+        ridged = h.clone()
+        ridged.diagonal().add_(RIDGE * max(mean, 1e-30))
+        return cls(ridged, (order, upper), correction)
 
     def outputs(self, rows: slice) -> Metric:
         """The same for some of the outputs."""
@@ -119,7 +121,7 @@ def solve_chosen(problem: Problem, plain: Fitted, aim: Aim, iteration: int) -> F
         problem.report(plain.axis, iteration + i, training, held_out)
         if not (held_out < best.held_out and bool(values.isfinite().all())):
             break
-        best = Fitted(plain.axis, values, training, held_out, plain.guess, signs, plain.held_out)
+        best = Fitted(plain.axis, values, training, held_out, plain.guess, signs.to(torch.int8), plain.held_out)
     return best
 
 

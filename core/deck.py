@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from core.checkpoint import open_checkpoint
 from core.deck_merge import Parameters
 from core.deck_model import (
@@ -31,6 +33,7 @@ from core.deck_model import (
     memory_now,
     skeleton_of,
 )
+from core.deck_spread import Places, devices_of, spread_words
 from core.deck_variant import BASE, Base, Loaded, Source, Variant, WholeVariant, combined, expected_digest, group, open_variant
 from core.devices import choose_device
 from core.errors import BadOption, DeckBusy, NoSuchVariant
@@ -57,6 +60,10 @@ class Switched:
     seconds: float
 
 
+BASE_KEPT, SMALLER = "The loaded base stays as it was.", "Close other programs, unload what is not needed, or use another device."
+"""What is said when memory runs out."""
+
+
 class Deck:
     """A loaded base with its variants. `model` is a transformers model; use it inside `busy` only.
 
@@ -64,9 +71,11 @@ class Deck:
     take it too; the thread that holds it may call them.
     """
 
-    def __init__(self, base: str | Path, device: str = "auto", *, offline: bool | None = None) -> None:
+    def __init__(self, base: str | Path, device: str = "auto", *, offline: bool | None = None,
+                 places: Places | None = None) -> None:
         """Load a base (folder or hub id) for a device: auto, cuda, mps or cpu.
 
+        Where that is a GPU with too little free memory, over all GPUs and the CPU; `places` says which module goes where instead.
         Raises what `open_checkpoint` and `choose_device` raise, `UnsupportedModel`, and `OutOfMemory`.
         """
         self.device = choose_device(device)
@@ -74,8 +83,8 @@ class Deck:
         self.memory_before: Memory = memory_now(self.device)
         self.checkpoint = open_checkpoint(base, offline=offline)
         try:
-            with in_words(self.checkpoint.folder, device=self.device):
-                self._loaded = self._load()
+            with in_words(self.checkpoint.folder, device=self.device, kept="Nothing was loaded.", remedy=SMALLER):
+                self._loaded = self._load(places)
         except BaseException:
             self.checkpoint.close()
             raise
@@ -90,15 +99,17 @@ class Deck:
         self._rows: tuple[str, ...] = ()
         self._rate = _RATE
         self._generation_config = self.model.generation_config
-        self.memory_after: Memory = memory_now(self.device)
+        self.memory_after: Memory = memory_now(*self.devices)
 
-    def _load(self) -> Loaded:
+    def _load(self, places: Places | None) -> Loaded:
         skeleton = skeleton_of(self.checkpoint)
         pieces, _ = group(skeleton.place({n: t.shape for n, t in self.checkpoint.tensors.items()}), skeleton)
-        self.model: Any = load_model(self.checkpoint, self.device)
+        self.model: Any = load_model(self.checkpoint, self.device, places)
+        self.devices: tuple[torch.device, ...] = devices_of(self.model)
         embedding, head = (key_of(self.model, module) for module in
                            (self.model.get_input_embeddings(), self.model.get_output_embeddings()))
-        return Loaded(self.checkpoint, pieces, embedding, head, is_one(self.model, embedding, head), self.device, skeleton)
+        homes = {k: p.device for k, p in self.model.named_parameters(remove_duplicate=False)}
+        return Loaded(self.checkpoint, pieces, embedding, head, is_one(self.model, embedding, head), self.device, skeleton, homes)
 
     def __enter__(self) -> Deck:
         return self
@@ -123,7 +134,7 @@ class Deck:
                 self._holder, self._what = me, what
             self._depth += 1
         try:
-            with in_words(self.checkpoint.folder, device=self.device):
+            with in_words(self.checkpoint.folder, device=self.device, kept=BASE_KEPT, remedy=SMALLER):
                 yield
         finally:
             with self._lock:
@@ -131,6 +142,11 @@ class Deck:
                 if not self._depth:
                     self._holder, self._what = 0, ""
                     self._lock.notify_all()
+
+    @property
+    def spread(self) -> str:
+        """Over what the base lies, in words ("2 GPUs and the CPU"); empty where it is one device."""
+        return spread_words(self.devices)
 
     @property
     def in_the_way(self) -> str:
@@ -164,7 +180,7 @@ class Deck:
         chosen = name or self._free_name(folder.resolve().name)
         if chosen == BASE or chosen in self._variants:
             raise NoSuchVariant(f"The name '{chosen}' is taken on this deck.", "", "Choose another name.")
-        with in_words(folder, device=self.device):
+        with in_words(folder, device=self.device, kept=BASE_KEPT, remedy=SMALLER):
             variant = open_variant(folder, chosen, self._loaded)
         with self.busy(f"'{chosen}' is being put on the deck.", wait=True):
             self._variants[chosen] = variant
@@ -358,12 +374,12 @@ class Deck:
 
     def memory(self) -> Memory:
         """What is in use now."""
-        return memory_now(self.device)
+        return memory_now(*self.devices)
 
     def close(self) -> int:
         """Unload everything; returns how many bytes went back to the system."""
         with self.busy("The base is being unloaded."):
-            before = memory_now(self.device)
+            before = memory_now(*self.devices)
             self._overlay.clear()
             for variant in self._variants.values():
                 variant.close()
@@ -374,5 +390,5 @@ class Deck:
             self.model = None
             del self._overlay, self._parameters
             give_back()
-            after = memory_now(self.device)
+            after = memory_now(*self.devices)
         return max(0, before.process - after.process) + max(0, before.device - after.device)

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from core.checkpoint import Checkpoint
+from core.deck_spread import Places, bytes_of, plan_places, rooms, spread
 from core.errors import DeltadeckError, OutOfMemory
-from core.shortage import is_out_of_memory, memory_words
+from core.shortage import free_memory, is_out_of_memory, memory_words
 from core.skeleton import BUILDING, Skeleton
 from core.tokenizer_files import make_tokenizer
 
@@ -32,18 +33,21 @@ class Memory:
     device: int
 
 
-def memory_now(device: torch.device) -> Memory:
-    """What is in use at the moment."""
+def memory_now(*devices: torch.device) -> Memory:
+    """What is in use at the moment, on all of these devices together."""
     on_device = 0
-    if device.type == "cuda":
-        on_device = torch.cuda.memory_allocated(device)
-    elif device.type == "mps":
-        on_device = torch.mps.current_allocated_memory()
+    for device in devices:
+        if device.type == "cuda":
+            on_device += torch.cuda.memory_allocated(device)
+        elif device.type == "mps":
+            on_device += torch.mps.current_allocated_memory()
     return Memory(psutil.Process().memory_info().rss, on_device)
 
 
-def load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
+def load_model(checkpoint: Checkpoint, device: torch.device, places: Places | None = None) -> Any:
     """The model of an opened checkpoint, in the type it is stored in, ready to answer.
+
+    On one device; over several where `places` say so, or where a GPU has too little free memory for it.
 
     Its parameters lie in memory of their own, not in the mapped file, so that what is reported is what is used and nothing
     that happens to the file reaches them. Raises `OutOfMemory`, and `BadSafetensors` where a file changed
@@ -56,16 +60,21 @@ def load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
             model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto", local_files_only=True,
                                                               trust_remote_code=False, use_safetensors=True)
         model.eval().requires_grad_(False)
-        if device.type == "cpu":
-            for parameter in model.parameters():
-                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-        else:
+        if places is None and device.type == "cuda" and bytes_of(model) > free_memory(device):
+            places = plan_places(model, rooms())
+        if places is not None:
+            spread(model, places)
+        elif device.type != "cpu":
             model.to(device)
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu":
+                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         give_back()                                    # what loading leaves behind, the mapped file above all
     except (RuntimeError, MemoryError, OSError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(f"The memory of '{device}' is too small for '{checkpoint.source}': {memory_words(error, device)}.",
-                              "", "Close other programs, or use another device.") from error
+            whose = "This computer's memory" if device.type == "cpu" else f"The memory of '{device}'"
+            raise OutOfMemory(f"{whose} is too small for '{checkpoint.source}': {memory_words(error, device)}.",
+                              "Nothing was loaded.", "Close other programs, or use another device.") from error
         raise
     checkpoint.check()
     return model

@@ -112,7 +112,7 @@ def _piece(source: Source, tensor: str, target: Tensor) -> Work:
         return _copied(source.checkpoint, tensor, target)
     if not isinstance(source, DeltaVariant):
         return Work()
-    record, stored = source.records[tensor], source.stored[tensor]
+    record, stored = source.records[tensor], source.stored_on(tensor, target.device)
     if record.torch_dtype != target.dtype or record.shape != tuple(target.shape):
         return Work()
     if record.codec == "full":

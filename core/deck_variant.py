@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ class Loaded:
     """What all variants of a deck refer to: the base's files, and where each of its tensors goes in the loaded model.
 
     `pieces`: tensors by parameter. `input_key`, `output_key`: the embedding's and the head's parameter; `tied` when the
-    loaded model holds them as one.
+    loaded model holds them as one. `homes`: the device of each parameter that does not lie on `device`.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +49,11 @@ class Loaded:
     tied: bool
     device: torch.device
     skeleton: Skeleton
+    homes: Mapping[str, torch.device] = field(default_factory=dict)
+
+    def home(self, key: str) -> torch.device:
+        """The device of a parameter."""
+        return self.homes.get(key, self.device)
 
     def skeleton_of(self, config: Mapping[str, Any]) -> Skeleton:
         """The shape of a variant's model: the base's own where the configs say the same of it. Raises `UnsupportedModel`."""
@@ -131,7 +136,7 @@ def _single_shape(pieces: tuple[Placement, ...], tensors: Mapping[str, TensorInf
 
 
 class DeltaVariant:
-    """A delta, its stored tensors in memory on the model's device, so that nothing depends on its files any more."""
+    """A delta, its stored tensors in memory where the parameter lies that they change: nothing depends on its files any more."""
 
     def __init__(self, name: str, delta: Delta, loaded: Loaded) -> None:
         self.name, self.loaded, self.folder = name, loaded, delta.folder
@@ -143,9 +148,9 @@ class DeltaVariant:
         same = {r.name for r in self.records.values() if _is_same(r)}
         origin = {name: r.base for name, r in self.records.items()}
         self.changed, self.ties = compare(self.pieces, loaded, lambda name: name in same, origin, self.ties)
-        self.stored: dict[str, Stored] = {
-            n: {k: v.clone() if loaded.device.type == "cpu" else v.to(loaded.device) for k, v in delta.stored(n).items()}
-            for n in self.records}
+        homes = {piece.tensor: loaded.home(key) for key, pieces in self.pieces.items() for piece in pieces}
+        self.stored: dict[str, Stored] = {n: {k: v.to(homes.get(n, loaded.device), copy=True) for k, v in delta.stored(n).items()}
+                                          for n in self.records}
         delta.check()
 
     @property
@@ -156,13 +161,17 @@ class DeltaVariant:
     def shape(self, key: str) -> tuple[int, ...] | None:
         return _single_shape(self.pieces[key], self.records)
 
-    def base_view(self, record: TensorRecord) -> Tensor | None:
-        """The mapped base tensor of a record, on the model's device."""
-        return None if record.base is None else self.loaded.checkpoint.view(record.base).to(self.loaded.device)
+    def base_view(self, record: TensorRecord, device: torch.device) -> Tensor | None:
+        """The mapped base tensor of a record, on a device."""
+        return None if record.base is None else self.loaded.checkpoint.view(record.base).to(device)
+
+    def stored_on(self, tensor: str, device: torch.device) -> Stored:
+        """A tensor's parts on a device: as they lie there, but for one that serves parameters on several."""
+        return {k: v.to(device) for k, v in self.stored[tensor].items()}
 
     def write(self, tensor: str, target: Tensor) -> None:
-        record, stored = self.records[tensor], self.stored[tensor]
-        base = self.base_view(record)
+        record, stored = self.records[tensor], self.stored_on(tensor, target.device)
+        base = self.base_view(record, target.device)
         plain = (record.codec == "sign" and not record.tail and target.dtype == record.torch_dtype and target.is_contiguous())
         if not plain or base is None or (record.planes > 1 and record.output_dimension):
             target.copy_(CODECS[record.codec].add(record, stored, base))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,13 @@ def available_devices() -> list[str]:
     """Kinds of device present, the fastest first."""
     found = ["cuda"] if torch.cuda.is_available() else []
     return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def cuda_devices() -> list[str]:
+    """CUDA devices of this process, named as CUDA_VISIBLE_DEVICES takes them; a process given one of them has it as `cuda`."""
+    count = torch.cuda.device_count()
+    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
+    return named[:count] if len(named) >= count else [str(i) for i in range(count)]
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -49,7 +50,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, and the facts of the machine (versions by package, devices, memory and free disk in bytes)."""
+    """All findings, and the facts of the machine (versions by package, devices, memory and free disk in bytes, seconds of the
+    self-check's parts)."""
 
     findings: tuple[Finding, ...]
     versions: dict[str, str] = field(default_factory=dict)
@@ -216,8 +218,8 @@ def _listen(process: subprocess.Popen[str], tell: Callable[[str], object] | None
                 tell(now)
         elif kind == "finding":
             findings.append(Finding(**said))
-        elif kind == "devices":
-            devices = said
+        elif kind in ("devices", "seconds"):
+            devices |= said
         elif kind == "end":
             ended = True
     code = process.wait()
@@ -237,7 +239,7 @@ def _say(kind: str, **what: Any) -> None:
 
 def _try_all() -> None:
     """In the trial process: import what is needed, look at the devices, run every check."""
-    broken = []
+    began, broken = time.perf_counter(), []
     for name in NEEDED:
         _say("begin", name=f"importing {name}")
         try:
@@ -246,8 +248,9 @@ def _try_all() -> None:
             broken.append(name)
             _say("finding", **asdict(Finding("libraries", name, "broken", _words(e), _remedy_for(name, e))))
     if not broken:
-        _say("finding", **asdict(Finding("libraries", "engine", "fine", f"{len(NEEDED)} libraries load")))
-        _try_engine()
+        seconds = time.perf_counter() - began
+        _say("finding", **asdict(Finding("libraries", "engine", "fine", f"{len(NEEDED)} libraries load, {seconds:.1f} s")))
+        _try_engine(seconds)
     else:
         _say("finding", **asdict(Finding("self-test", "kernels", "note", "Not run: libraries are missing.",
                                          "Mend the libraries first.")))
@@ -265,8 +268,9 @@ def _pip() -> str:
     return f'"{sys.executable}" -m pip' if " " in sys.executable else f"{sys.executable} -m pip"
 
 
-def _try_engine() -> None:
+def _try_engine(libraries: float) -> None:
     _say("begin", name="looking at the devices")
+    preparing = checking = 0.0
     try:
         _say("devices", devices=_devices())
         from core import selftest
@@ -274,9 +278,13 @@ def _try_engine() -> None:
         for check in selftest.checks():
             _say("begin", name=f"{check.name} on {check.device}")
             result = selftest.perform(check)
-            name = f"{result.name} on {result.device}"
+            name, took = f"{result.name} on {result.device}", f"{result.seconds:.3f} s"
+            if result.preparing >= 0.1:
+                took += f", and {result.preparing:.1f} s until its kernels were ready"
+            preparing, checking = preparing + result.preparing, checking + result.seconds
             _say("finding", **asdict(Finding("self-test", name, "broken", result.problem, _mend(result.device)) if result.problem
-                                     else Finding("self-test", name, "fine", f"{result.seconds:.3f} s")))
+                                     else Finding("self-test", name, "fine", took)))
+        _say("seconds", seconds={"libraries": libraries, "kernels": preparing, "checks": checking})
     except Exception as e:
         _say("finding", **asdict(Finding("self-test", "kernels", "broken", _words(e),
                                          "Install Deltadeck again; if it comes back, report it with this page.")))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.chosen_kernels import choose_signs
+from core.distil import head_inputs
 from core.fit import FEW_TOKENS
 from core.gptq import inverse_factor
 from core.record import Losses, TensorRecord
@@ -37,14 +38,18 @@ HEAD_TOKENS = 4096
 def head_moment(model: StagedModel, tuned: Weights, ids: Tensor, device: torch.device) -> Tensor | None:
     """Second moment (in, in) of what the fine-tune's head reads, scaled to a mean diagonal of 1; None without a head."""
     batches = cut_batches(ids[:max(1, HEAD_TOKENS // ids.shape[1])])
-    hidden = carry(model.skeleton, tuned, batches, device)
     outer = tuned.stage(OUTER)
+    hidden = carry(model.skeleton, tuned, batches, device, outer=outer)
     name = model.skeleton.output_name
     if name is None or name not in outer:
         return None
     seen: list[Tensor] = []
     with torch.inference_mode():
         for i, batch in enumerate(batches.ids):
+            inputs = head_inputs(model.skeleton, outer, batch.to(device), hidden[i])
+            if inputs is not None:                     # without the logits, which may take more memory than all else
+                seen.append(inputs)
+                continue
             with Watch({name: outer[name]}, lambda use: seen.append(use.inputs) if use.inputs.is_floating_point() else None):
                 model.skeleton.epilogue(outer, batch.to(device), hidden[i])
     x = torch.cat([s.reshape(-1, s.shape[-1]) for s in seen])

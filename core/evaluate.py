@@ -22,13 +22,13 @@ from core.artifact import Delta, check_base, check_whole
 from core.calibration import load_tokenizer, resolve_default, split_samples
 from core.checkpoint import Checkpoint
 from core.devices import choose_device, exact_arithmetic
-from core.errors import BadOption, CalibrationUnusable, TasksUnavailable
+from core.errors import ArchitectureMismatch, BadOption, CalibrationUnusable, TasksUnavailable
 from core.fidelity import LOGITS_AT_ONCE, Report, compare_tokens
 from core.generation import Generation, agreement, make_prompts, stop_ids
 from core.generation import steps as answer_steps
 from core.merge import variant_model
 from core.stream import cut_batches
-from core.tasks import TaskReport, load_tasks, run_tasks
+from core.tasks import LoadedTask, TaskReport, load_tasks, run_tasks
 from core.weights import StagedModel, TensorWeights, Weights
 
 TOKENS = 20_000
@@ -110,10 +110,31 @@ class Models:
         return {"base": self.base, "variant": self.variant}
 
 
+def check_fine_tune(delta: Delta, tuned: Checkpoint) -> None:
+    """Raise `ArchitectureMismatch` unless `tuned` has the shapes of the fine-tune that the delta was made from."""
+    for name, record in delta.records.items():
+        info = tuned.tensors.get(name)
+        if info is not None and tuple(info.shape) != tuple(record.shape):
+            raise ArchitectureMismatch(
+                f"'{tuned.source}' can't be the fine-tune of this delta: its '{name}' is {_by(info.shape)}, the delta's is "
+                f"{_by(record.shape)}.", "What a delta lost is measured against the fine-tune that it was made from.",
+                f"Give the folder of '{delta.config.fine_tuned}'.")
+    if not any(name in tuned.tensors for name in delta.records):
+        raise ArchitectureMismatch(
+            f"'{tuned.source}' can't be the fine-tune of this delta: it has none of its tensors.",
+            "What a delta lost is measured against the fine-tune that it was made from.",
+            f"Give the folder of '{delta.config.fine_tuned}'.")
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def open_models(delta: Delta, base: Checkpoint, tuned: Checkpoint, device: str = "auto") -> Models:
     """All three, block by block from their files; the variant's tensors come from the delta folder. Raises `WrongBase`,
-    `DeltaCorrupt`."""
+    `ArchitectureMismatch`, `DeltaCorrupt`."""
     check_whole(delta)
+    check_fine_tune(delta, tuned)
     check_base(delta, base)
     where = choose_device(device)
     target, student, zero = StagedModel.of(tuned), variant_model(delta, base), StagedModel.of(base)
@@ -163,15 +184,21 @@ def evaluate_tasks(delta: Delta, base: Checkpoint, tuned: Checkpoint, names: Seq
                    progress: Callable[[int, int], None] | None = None) -> list[TaskReport]:
     """Multiple-choice tasks of lm-eval on fine-tune, base and variant (see `core.tasks`). Raises `TasksUnavailable`,
     `BadOption`, and what `open_models` raises."""
+    with tempfile.TemporaryDirectory(prefix="deltadeck-tasks-") as scratch:
+        tasks = load_tasks(names, Path(scratch), data=data, limit=limit)
+        return evaluate_loaded_tasks(delta, base, tuned, tasks, device=device, progress=progress)
+
+
+def evaluate_loaded_tasks(delta: Delta, base: Checkpoint, tuned: Checkpoint, tasks: Sequence[LoadedTask], *, device: str = "auto",
+                          progress: Callable[[int, int], None] | None = None) -> list[TaskReport]:
+    """`evaluate_tasks` with what `load_tasks` has read, so that unusable tasks can be refused before anything is measured."""
     tokenizer = load_tokenizer(tuned.folder) or load_tokenizer(base.folder)
     if tokenizer is None:
         raise TasksUnavailable("Neither the fine-tune nor the base has a tokeniser.", "Questions are text.",
                                "Put the tokeniser's files into the fine-tune's folder.")
-    with tempfile.TemporaryDirectory(prefix="deltadeck-tasks-") as scratch:
-        tasks = load_tasks(names, Path(scratch), data=data, limit=limit)
-        models = open_models(delta, base, tuned, device)
-        with exact_arithmetic():
-            return run_tasks(models.target, models.others, tasks, tokenizer, models.device, progress)
+    models = open_models(delta, base, tuned, device)
+    with exact_arithmetic():
+        return run_tasks(models.target, models.others, tasks, tokenizer, models.device, progress)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from core.signs import pack_signs
 from core.solve import Fitted, Problem, expand, first_guess
 from core.stream import Batches, Hidden, Level, Remembered, Use, observe, uses
 from core.variant import Variant
-from core.weights import StagedModel, to_device
+from core.weights import Lent, StagedModel, is_large, to_device
 
 FEW_TOKENS = 8
 """Inputs seen below which a matrix keeps its data-free scales."""
@@ -152,7 +152,7 @@ class BlockFitter:
             target = None
             if not level.experts:
                 if self.kept is not None:
-                    target = self.kept[i][lead]
+                    target = self.kept[i].pop(lead)    # each level's are asked for once
                 else:
                     target = next(u.inputs for u in self._uses(self.tuned, self.target_stream, i, frozenset([lead])))
             wanted = only if level.experts else frozenset([lead])
@@ -176,6 +176,13 @@ class BlockFitter:
                     group.samples += zip(x.clone().split(length), wanted_change.split(length), strict=True)
             self.tick()
 
+    def _let_go(self) -> None:
+        """Forget both models' parameters of a large block while it is solved for: they are read again."""
+        if isinstance(self.tuned, Lent):
+            self.tuned.let_go()
+        if is_large(tensor for _, tensor in self.made.values()):
+            self.made = {}
+
     def _logical_change(self, group: Group) -> Tensor:
         return torch.cat([logical_change(self.variant, self.variant.records[n], self.device) for n in group.names])
 
@@ -185,13 +192,15 @@ class BlockFitter:
         if not groups:
             return
         self.gather(level, groups)
+        self._let_go()
         for group in groups.values():
             if not group.parts or group.parts[0].tokens < FEW_TOKENS:
                 for name in group.names:
                     yield learn_unseen(self.variant, name, self.device, "No token of the calibration text reached it: "
                                        "scales are the mean change.")
                 continue
-            finished = [part.finish(group.tuned) for part in group.parts if part.tokens >= FEW_TOKENS]
+            finished = [part.finish(group.tuned, last=True) for part in group.parts if part.tokens >= FEW_TOKENS]
+            group.tuned = group.tuned.new_empty(0)     # what follows needs all the memory there is
             metric = Metric.of(*finished[0][:2]) if self.recipe == "chosen" else None
             at = 0
             for name in group.names:
@@ -215,15 +224,15 @@ class BlockFitter:
         problems = []
         for i, piece in enumerate(record.slices):
             rows = slice(piece.start, piece.stop)
-            targets = [Target.of(change[rows], h, ck[:, rows], e2[rows]) for h, ck, e2 in moments]
+            aim = None if metric is None else metric.aim(change[rows], moments[-1], rows)
+            targets = [Target.of(change[rows], h, ck[:, rows], e2[rows], last=True) for h, ck, e2 in moments]
             problem = Problem(change[rows], targets[0], targets[1] if len(targets) > 1 else None, partial(self.emit, record, i))
             if self.recipe == "paper":
                 pairs = [(x, y[:, rows]) for x, y in samples]
                 chosen, tried = choose_axis(piece.axis, partial(fit_adamw, problem, samples=pairs), open_axes(piece.axis))
             else:
                 solve: Callable[[str], Fitted] = problem.solve
-                if metric is not None:
-                    aim = metric.aim(change[rows], moments[-1], rows)
+                if aim is not None:
                     solve = with_chosen(problem, aim, open_axes(piece.axis), self.tick)
                 chosen, tried = choose_axis(piece.axis, solve, {"scalar", "row", "column", *open_axes(piece.axis)})
             pieces.append(msgspec.structs.replace(piece, axis=chosen.axis))

@@ -18,9 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
-import torch
 
-from core.devices import choose_device
+from core.devices import choose_device, cuda_devices
 from core.errors import BadOption, DeltadeckError
 from core.events import Event
 from core.fleet import Engine, Member, Outcome, Surroundings, Tell, carry_out, failed
@@ -28,6 +27,9 @@ from core.fleet_sources import Shared
 
 ATTEMPTS = 2
 """How often a job is begun whose process was lost."""
+
+AGAIN = "Use fewer workers, then run the same command again: it goes on from there."
+"""What to do about a job whose process was lost so often, for who gave a command."""
 
 _LOOK = 0.2
 """Seconds after which a quiet queue looks whether it should stop."""
@@ -54,18 +56,12 @@ def plan_slots(device: str, workers: int | None, threads: int, gpus: Sequence[st
     if workers is not None and workers < 1:
         raise BadOption(f"{workers} workers do no work.", "", "Ask for 1 or more.")
     chosen = str(choose_device(device)) if gpus is None else device
-    found = _gpus() if gpus is None else list(gpus)
+    found = cuda_devices() if gpus is None else list(gpus)
     if chosen == "cuda" and (len(found) > 1 or (workers or 1) > 1):
         count = workers or len(found)
         each = max(1, threads // count)
         return [Slot("cuda", each, {"CUDA_VISIBLE_DEVICES": found[i % len(found)]}) for i in range(count)]
     return [Slot(chosen, max(1, threads // (workers or 1)))] * (workers or 1)
-
-
-def _gpus() -> list[str]:
-    count = torch.cuda.device_count()
-    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
-    return named[:count] if len(named) >= count else [str(i) for i in range(count)]
 
 
 def local_engine(slots: Sequence[Slot], forecasts: Path | None = None) -> Engine:
@@ -75,6 +71,16 @@ def local_engine(slots: Sequence[Slot], forecasts: Path | None = None) -> Engine
             yield from _in_turn(members, slots[0], forecasts, tell, cancelled)
         else:
             yield from _Queue(members, slots, forecasts, tell, cancelled).run()
+    return run
+
+
+def engine_apart(slot: Slot, forecasts: Path | None = None, again: str = AGAIN) -> Engine:
+    """Runs jobs one after the other in a process of their own, which sees the slot's environment; `forecasts` as for a `Job`.
+
+    `again` says what to do about a job whose process was lost `ATTEMPTS` times.
+    """
+    def run(members: Sequence[Member], tell: Tell, cancelled: Callable[[], bool]) -> Iterator[Outcome]:
+        yield from _Queue(members, [slot], forecasts, tell, cancelled, again).run()
     return run
 
 
@@ -121,7 +127,8 @@ class _Queue:
     """Members waiting, and the processes that work on others."""
 
     def __init__(self, members: Sequence[Member], slots: Sequence[Slot], forecasts: Path | None, tell: Tell,
-                 cancelled: Callable[[], bool]) -> None:
+                 cancelled: Callable[[], bool], again: str = AGAIN) -> None:
+        self.again = again
         self.waiting, self.free = deque(members), deque(slots)
         self.forecasts, self.tell, self.cancelled = forecasts, tell, cancelled
         self.hands: list[_Hand] = []
@@ -195,8 +202,7 @@ class _Queue:
         how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with code {code}"
         yield failed(member, DeltadeckError(
             f"The process that worked on '{member.name}' ended {how}, {self.begun[member.name]} times.",
-            "The system may have run out of memory.",
-            "Use fewer workers, then run the same command again: it goes on from there."))
+            "The system may have run out of memory.", self.again))
 
     def _dismiss(self) -> None:
         for hand in self.hands:

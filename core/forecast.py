@@ -2,7 +2,7 @@
 
 The probe's second-order costs add up as if errors of different matrices knew nothing of each other; a fine-tune's changes
 work together, so the true KL grows with a power of the share that remains. Two measured points fix it: the base itself
-(share 1), and data-free signs everywhere, which cost next to nothing to make.
+(share 1), and the probe's references everywhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from core.budget import CANDIDATES, curve, is_item, remaining, weight_of
 from core.checkpoint import Checkpoint
+from core.codecs.contract import logical
 from core.embeddings import fit_rows, head_moment, metric_for
 from core.errors import BadOption
-from core.fit import keep_guess
-from core.probe import GUESS, Candidate, Probe, probe, share_at
+from core.probe import Probe, probe, reference_change
 from core.record import TensorRecord
 from core.tune import Tuner
 from core.variant import Variant
@@ -36,19 +36,19 @@ class Forecast(msgspec.Struct, frozen=True):
     """KL(fine-tune || base) on held-out text, nats per token."""
     layers: float
     """The same with the fine-tune's own tensors wherever no budget decides (embeddings, norms)."""
-    guess: float
-    """The same as `layers` with data-free signs by row instead of nothing."""
+    reference: float
+    """The same as `layers` with the probe's references instead of nothing."""
     fixed: float
     """The same with the fine-tune's tensors wherever a budget decides, and embeddings and head as the plan codes them."""
-    guess_share: float
-    """The share that data-free signs leave, by the probe."""
+    reference_share: float
+    """The share that the references leave, by the probe."""
 
     @property
     def power(self) -> float:
         """KL = layers * share**power, through both measured points; 1 where they say nothing."""
-        if not (0 < self.guess < self.layers and 0 < self.guess_share < 1):
+        if not (0 < self.reference < self.layers and 0 < self.reference_share < 1):
             return 1.0
-        return min(3.0, max(0.5, math.log(self.guess / self.layers) / math.log(self.guess_share)))
+        return min(3.0, max(0.5, math.log(self.reference / self.layers) / math.log(self.reference_share)))
 
     def kl(self, share: float) -> float:
         """Expected KL in nats per token for a remaining share; before end-to-end tuning, which lowers it."""
@@ -96,18 +96,27 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
     names = [r.name for r in records if is_item(r)]
     ids = torch.cat([parts["fit"], parts["fit_held_out"]])
     weights = TensorWeights(model, tuned.view, device)
-    found = probe(model, variant, weights, ids, device, names, [*CANDIDATES, Candidate(GUESS, 1)], seed=seed,
-                  tick=lambda done: tick(0.8 * done))
-    tuner = Tuner(model, variant_of_guesses(variant, names, device), weights, ids[:0], device)
+    found, references = probe(model, variant, weights, ids, device, names, CANDIDATES, seed=seed,
+                              tick=lambda done: tick(0.8 * done))
+    tuner = Tuner(model, variant, weights, ids[:0], device)
     tuner.prepare(parts["tune_held_out"], lambda: tick(0.85))
     chosen = set(names)
+
+    def approximate(name: str) -> Tensor:
+        base = variant.base_like(name)
+        if name not in references:
+            return base
+        change = logical(variant.records[name], reference_change(references[name], device))
+        result = base.to(device, torch.float32, copy=True)
+        result[:len(change)] += change                 # rows that the base lacks are left as they are
+        return result
 
     def loss(read: Callable[[str], Tensor], done: float) -> float:
         return tuner.base_loss(TensorWeights(model, read, device), lambda: tick(done))
     zero = loss(variant.base_like, 0.88)
     others = any(r.codec != "same" and r.name not in chosen for r in records)
     layers = loss(lambda n: variant.base_like(n) if n in chosen else tuned.view(n), 0.92) if others else zero
-    guess = loss(lambda n: variant.read(n) if n in chosen else tuned.view(n), 0.96)
+    reference = loss(lambda n: approximate(n) if n in chosen else tuned.view(n), 0.96)
     coded = [r for r in records if r.codec == "sign" and r.block is None and r.kind in ("embed", "head")]
     fixed = 0.0
     if coded:
@@ -116,26 +125,9 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
             fit_rows(variant, record, metric_for(record, metric, model), device, chosen=False)
         named = {r.name for r in coded}
         fixed = loss(lambda n: variant.read(n) if n in named else tuned.view(n), 0.99)
-    return Forecast(found, zero, layers, guess, fixed, _guess_share(records, found))
-
-
-def variant_of_guesses(variant: Variant, names: Sequence[str], device: torch.device) -> Variant:
-    """The variant with data-free signs by row for the tensors `names`."""
-    for name in names:
-        record = variant.records[name]
-        pieces = tuple(msgspec.structs.replace(p, axis="row", slots=max(p.slots, p.stop - p.start)) for p in record.slices)
-        variant.records[name] = msgspec.structs.replace(record, slices=pieces)
-        keep_guess(variant, name, device)
-    return variant
-
-
-def _guess_share(records: Sequence[TensorRecord], found: Probe) -> float:
-    whole = left = 0.0
-    for r in records:
-        own = weight_of(found, r.name) if is_item(r) else 0.0
-        share = share_at(found, r.kind, Candidate(GUESS, 1).key, r.block or 0)
-        whole, left = whole + own, left + own * (1.0 if share is None else share)
-    return left / whole if whole else 1.0
+    own = sum(weight_of(found, n) for n in names)
+    left = sum(found.reference[n] for n in names)
+    return Forecast(found, zero, layers, reference, fixed, left / own if own > 0 else 1.0)
 
 
 def load_forecast(folder: Path | None, key: str) -> Forecast | None:

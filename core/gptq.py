@@ -28,16 +28,21 @@ def inverse_factor(metric: Tensor, damp: float = 0.01) -> tuple[Tensor, Tensor]:
     if not mean > 0:
         return torch.arange(n, device=metric.device), torch.eye(n, dtype=metric.dtype, device=metric.device)
     order = metric.diagonal().argsort(descending=True, stable=True)
-    ordered = metric[order][:, order] / mean
+    backwards = order.flip(0)
     while True:
-        damped = ordered + damp * torch.eye(n, dtype=metric.dtype, device=metric.device)
         # With columns and rows from last to first, L L^T is H; turned back, the inverse of L is the factor of H's inverse.
-        # One factorisation, and the inverse itself is never formed.
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        # One factorisation, and the inverse itself is never formed. No more than three matrices at a time: they are large.
+        damped = metric[backwards][:, backwards].div_(mean)
+        damped.diagonal().add_(damp)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        del damped
         if not int(failed):
-            upper = inverse_lower(lower).flip(0, 1)
+            inverse = inverse_lower(lower)
+            del lower
+            upper = inverse.flip(0, 1).contiguous()
+            del inverse
             if bool(upper.isfinite().all()):
-                return order, upper.contiguous()
+                return order, upper
         damp = max(damp * 10, 1e-4)
 
 

@@ -28,7 +28,7 @@ from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
 from core.errors import BadOption, Cancelled, NoSpace, OutputExists, Refused
-from core.estimate import Sizes, estimate, operations
+from core.estimate import estimate, operations, sizes_of
 from core.events import (
     AnyEvent,
     Finished,
@@ -47,11 +47,11 @@ from core.plan import Plan, make_plan, record_bytes
 from core.prepare_stage import Preparation, prepare
 from core.record import TensorRecord
 from core.request import Request, asked_size, identity, parts_sha256, sample_counts, sequence_length
-from core.shortage import in_words
+from core.shortage import in_words, memory_warning
 from core.stream import Batches, advance, cut_batches, levels, start
 from core.tune_stage import Desk, TuneStage
 from core.variant import Variant, is_learnt
-from core.weights import StagedModel, TensorWeights
+from core.weights import Lent, StagedModel, TensorWeights
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,17 @@ class Job:
         self.tuned.check()
 
     def _check_room(self) -> None:
-        counts = sample_counts(self.request)
-        sizes = Sizes((counts["fit"] + counts["fit_held_out"]) * self.length, counts["tune"] * self.length,
-                      counts["tune_held_out"] * self.length)
+        sizes = sizes_of(self.request, self.length)
         ops = operations(self.plan, sizes, self.device)
         share = 0.4 if self.request.is_allocated else 0.03
         self.costs = {"prepare": share * sum(ops.values()), "fit": ops["fit"], "tune": ops["tune"] + ops["measure"],
                       "write": 0.02 * sum(ops.values())}
         width = int(self.tuned.config.get("hidden_size") or self.tuned.config.get("n_embd") or 1024)
-        self.need = need = estimate(self.plan, sizes, self.device, width).disk_bytes
+        cost = estimate(self.plan, sizes, self.device, width, forecast=self.request.is_allocated)
+        message = "" if self.need else memory_warning(cost.memory_bytes, self.device)      # said once
+        self.need = need = cost.disk_bytes
+        if message:
+            self.tell(Warned(message=message))         # of this machine as it is now, so not kept in the delta's record
         where = self.output.absolute().parent
         while not where.exists():
             where = where.parent
@@ -290,7 +292,7 @@ class Job:
         streams = (start(model.skeleton, weights[0], batches, self.device, self.folder, "target"),
                    start(model.skeleton, weights[1], batches, self.device, self.folder, "student"))
         for block in range(depth):
-            tuned, self.within = weights[0].stage(block), 0.0
+            tuned, self.within = Lent(weights[0], block), 0.0
             fitter = BlockFitter(model, variant, block, streams, batches, tuned, self.device, self._curve,
                                  partial(self._within_block, block, depth), recipe=self.request.recipe)
             if self._restore(variant, f"block-{block:04d}-done") is not None:

@@ -29,8 +29,18 @@ def add_gram(total: Tensor, x: Tensor) -> None:
 
 
 def mirrored(total: Tensor) -> Tensor:
-    """A symmetric matrix from what lies on and below its diagonal."""
-    return total.tril() + total.tril(-1).T
+    """A symmetric matrix (n, n) from what lies on and below its diagonal."""
+    return mirror(total.clone())
+
+
+def mirror(total: Tensor) -> Tensor:
+    """The same in place: a down-projection's matrix of a large model takes gigabytes. Returns `total`."""
+    for i in range(0, len(total), NARROWEST):
+        end = i + NARROWEST
+        own = total[i:end, i:end]
+        own.copy_(own.tril() + own.tril(-1).T)
+        total[i:end, end:] = total[end:, i:end].T
+    return total
 
 
 @dataclass
@@ -71,16 +81,23 @@ class Moments:
             self.cross.addmm_(x.T, outputs)
             self.drift += outputs.square().sum(0)
 
-    def finish(self, tuned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """H (in, in), CK (in, out), e2 (out,), each divided by the tokens; `tuned` is W_ft (out, in)."""
+    def finish(self, tuned: Tensor, *, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """H (in, in), CK (in, out), e2 (out,), each divided by the tokens; `tuned` is W_ft (out, in).
+
+        With `last` the sums' own memory becomes the result's, and the moments are empty from then on.
+        """
         n = max(1, self.tokens)
-        h = mirrored(self.h).div_(n)
-        if self.cross is None or self.drift is None:
+        h, cross, drift = self.h, self.cross, self.drift
+        if last:
+            self.h, self.cross, self.drift = h.new_empty(0), None, None
+        h = mirror(h if last else h.clone()).div_(n)
+        if cross is None or drift is None:
             zero = torch.zeros(tuned.shape[1], tuned.shape[0], dtype=torch.float32, device=tuned.device)
             return h, zero, zero.new_zeros(tuned.shape[0])
         if not self.wide:
-            return h, self.cross / n, self.drift / n
-        return h, self.cross @ tuned.T / n, ((tuned @ mirrored(self.drift)) * tuned).sum(1) / n
+            return h, cross.div_(n) if last else cross / n, drift / n
+        ck = (cross @ tuned.T).div_(n)
+        return h, ck, (tuned @ mirror(drift if last else drift.clone())).mul_(tuned).sum(1) / n
 
 
 @dataclass(frozen=True)
@@ -97,12 +114,12 @@ class Target:
     """tr(D H D^T): what the matrix's own change adds to its outputs."""
 
     @classmethod
-    def of(cls, change: Tensor, h: Tensor, ck: Tensor, e2: Tensor) -> Target:
-        """From finished moments of the slice."""
+    def of(cls, change: Tensor, h: Tensor, ck: Tensor, e2: Tensor, *, last: bool = False) -> Target:
+        """From finished moments of the slice; with `last`, CK's memory becomes the target's."""
         hd = h @ change.T                              # (in, out)
         own = (hd * change.T).sum(dtype=torch.float64)
         mixed = (ck * change.T).sum(dtype=torch.float64)
-        return cls(h, hd + ck, float(own + 2 * mixed + e2.sum(dtype=torch.float64)), float(own))
+        return cls(h, ck.add_(hd) if last else hd.add_(ck), float(own + 2 * mixed + e2.sum(dtype=torch.float64)), float(own))
 
     def loss(self, dense: Tensor) -> float:
         """|R - X D^T|^2 / n of a dense change D (out, in), relative to no delta."""

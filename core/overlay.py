@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from core.deck_merge import Parameters
+from core.deck_spread import set_forward
 from core.deck_variant import DeltaVariant, Loaded, Variant, digest
 from core.overlay_forward import EmbeddingRows, Group, forward_of_embedding, forward_of_linear, forward_of_other
 from core.overlay_weights import Change, Dense, change_of
@@ -75,17 +76,18 @@ class Overlay:
     def _prepare(self, variant: Variant) -> Prepared:
         changes: dict[str, Change] = {}
         dense: dict[str, nn.Parameter] = {}
-        made: dict[str, Change] = {}
+        made: dict[tuple[str, torch.device], Change] = {}
         for key in sorted(variant.changed):
             pieces = variant.pieces[key]
             if pieces[0].expert is not None:
                 raise NoOverlay("its experts are stacked in one parameter")
             tensor = pieces[0].tensor
             parameter = self.parameters.get(key)
-            if tensor not in made and (self._is_matrix(key) or not isinstance(variant, DeltaVariant)):
-                made[tensor] = self._change(variant, tensor, parameter)
+            at = tensor, parameter.device
+            if at not in made and (self._is_matrix(key) or not isinstance(variant, DeltaVariant)):
+                made[at] = self._change(variant, tensor, parameter)
             if self._is_matrix(key):
-                changes[key] = made[tensor]
+                changes[key] = made[at]
                 continue
             value = torch.empty(variant.shape(key) or (), dtype=parameter.dtype, device=parameter.device)
             variant.write(tensor, value)
@@ -100,7 +102,7 @@ class Overlay:
     def _change(self, variant: Variant, tensor: str, parameter: Tensor) -> Change:
         by_input = isinstance(parameter, Tensor) and self._by_input(parameter)
         if not isinstance(variant, DeltaVariant):
-            return Dense(variant.checkpoint.view(tensor).to(self.loaded.device, parameter.dtype), by_input)
+            return Dense(variant.checkpoint.view(tensor).to(parameter.device, parameter.dtype), by_input)
         record = variant.records[tensor]
         base = None
         if record.base is not None:
@@ -108,8 +110,8 @@ class Overlay:
             held = None if holder is None else self.parameters.get(holder).detach()
             # Where types differ a sum is made, once, and from what the file holds.
             plain = held is not None and held.dtype == DTYPES[record.base_dtype] == record.torch_dtype
-            base = held if plain else variant.base_view(record)
-        return change_of(record, variant.stored[tensor], base, parameter.dtype)
+            base = held.to(parameter.device) if held is not None and plain else variant.base_view(record, parameter.device)
+        return change_of(record, variant.stored_on(tensor, parameter.device), base, parameter.dtype)
 
     def _by_input(self, parameter: Tensor) -> bool:
         return any(isinstance(m, Conv1D) and m.weight is parameter for m in self.model.modules())
@@ -157,9 +159,10 @@ class Overlay:
             return self._made[same][1]
         keys = set().union(*(p.keys for p, _ in chosen if p is not None))
         modules = sorted({key.rpartition(".")[0] for key in keys})
-        index = [torch.tensor(found, device=self.loaded.device) for _, found in chosen]
+        homes = {path: self.loaded.home(f"{path}.weight") for path in modules}
+        index = {home: [torch.tensor(found, device=home) for _, found in chosen] for home in set(homes.values())}
         made = [(self.parameters.owner(f"{path}.weight")[0],
-                 self._mixed_forward(path, [p for p, _ in chosen], index, len(rows))) for path in modules]
+                 self._mixed_forward(path, [p for p, _ in chosen], index[home], len(rows))) for path, home in homes.items()]
         while len(self._made) >= _ASSIGNMENTS:
             del self._made[next(iter(self._made))]
         self._made[same] = list(rows), made
@@ -198,7 +201,7 @@ class Overlay:
         for (module, leaf), tensor in self._kept.items():
             module._parameters[leaf] = tensor
         for module, _ in self._wraps:
-            module.__dict__.pop("forward", None)
+            set_forward(module, None)
         self._wraps, self._swaps, self._kept, self.single = [], [], {}, None
         return shown
 
@@ -206,7 +209,7 @@ class Overlay:
             single: Prepared | None) -> None:
         """Put on what `take` took off; cannot fail."""
         for module, forward in wraps:
-            module.__dict__["forward"] = forward
+            set_forward(module, forward)
         for module, leaf, tensor in swaps:
             self._kept[module, leaf] = module._parameters[leaf]
             module._parameters[leaf] = tensor

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
+from numba.extending import typeof_impl
 
 from core import overlay_ir
 from core.overlay_ir import dot, get, make, multiply, multiply_by, put, single, widen
@@ -40,6 +41,29 @@ from plane to plane, FP32 scales of the stored matrix's rows, of its columns (0:
 def _compiled(how: Any, function: Callable[..., Any], name: str, *signature: Any, **options: Any) -> Any:
     """Compile with a name that tells of the code's version."""
     return compiled(how, function, f"{name}_{VERSION}", *signature, **options)
+
+
+class _Part:
+    """A kernel that others call, known by its name.
+
+    Numba's cache tells kernels apart by the pickled values that they close over, and a pickled kernel of its own is another
+    one in every process: what calls it would never be found again.
+    """
+
+    def __init__(self, kernel: Any, name: str) -> None:
+        self.kernel, self.name = kernel, name
+
+    def __reduce__(self) -> tuple[Callable[[str], str], tuple[str]]:
+        return str, (self.name,)
+
+
+@typeof_impl.register(_Part)
+def _type_part(part: _Part, context: Any) -> Any:
+    return typeof_impl(part.kernel, context)
+
+
+def _part(function: Callable[..., Any], name: str) -> Any:
+    return _Part(_compiled(njit, function, name, nogil=True), f"{name}_{VERSION}")
 
 
 @cache
@@ -92,7 +116,7 @@ def _fill(kind: int, left: int) -> Any:
                 widen(scratch + j * 4, scratch + j * 4, kind)
         return width
 
-    return _compiled(njit, fill, f"fill_{kind}_{left}", nogil=True)
+    return _part(fill, f"fill_{kind}_{left}")
 
 
 @cache
@@ -127,7 +151,7 @@ def _quick(kind: int, left: int) -> Any:
             dot(source + tiles * w, bits + tiles * RUN, 0, x + tiles * TILE * 4, total, by_row, kind, 1, 0, kind, left)
         return tiles + more
 
-    return _compiled(njit, quick, f"quick_{kind}_{left}", nogil=True)
+    return _part(quick, f"quick_{kind}_{left}")
 
 
 @cache

@@ -17,8 +17,11 @@ from core.errors import DeltadeckError, DeviceFailed, DiskFull, OutOfMemory, Sto
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _ELSEWHERE = (BrokenPipeError, ConnectionError, TimeoutError, BlockingIOError, InterruptedError)
 """Of no file: they mean something to whoever called."""
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|ALLOC_FAILED|unable to allocate", re.I)
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|ALLOC_FAILED|unable to allocate|"
+                        r"not enough memory", re.I)
 _ASKED = re.compile(r"(?:tried to|unable to) allocate ([\d.]+) ?([KMGTP]i?B|bytes)", re.I)
+STEPS_KEPT, FEWER_SAMPLES = "Finished steps are kept.", "Close other programs, take fewer samples, or use another device."
+"""Of a job whose memory ran out."""
 _UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
 
 
@@ -48,16 +51,26 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def memory_warning(need: int, device: torch.device) -> str:
+    """What to say before a job that is predicted to need so many bytes of memory at its peak; nothing where they are free."""
+    free = free_memory(device)
+    if need <= free:
+        return ""
+    return (f"The job is predicted to need {_megabytes(need)} MB of memory at its peak, {_megabytes(free)} MB are free on "
+            f"'{device}'. It may slow down or be ended half way. Close other programs, or take fewer samples.")
+
+
 def memory_words(error: BaseException, device: torch.device) -> str:
     """`2,000 MB were asked for, 310 MB are free`."""
     asked, free = asked_bytes(error), f"{free_memory(device) / 1e6:,.0f} MB are free"
     return free if asked is None else f"{_megabytes(asked)} MB were asked for, {free}"
 
 
-def out_of_memory(error: BaseException, device: torch.device, when: str = "") -> OutOfMemory:
-    """The error to raise; `when` says what was under way (" even with 64 tokens at a time")."""
-    return OutOfMemory(f"The memory of '{device}' ran out{when}: {memory_words(error, device)}.", "Finished steps are kept.",
-                       "Close other programs, take fewer samples, or use another device.")
+def out_of_memory(error: BaseException, device: torch.device, when: str = "", kept: str = STEPS_KEPT,
+                  remedy: str = FEWER_SAMPLES) -> OutOfMemory:
+    """The error to raise; `when` says what was under way (" even with 64 tokens at a time"), `kept` what is not lost."""
+    whose = "This computer's memory" if device.type == "cpu" else f"The memory of '{device}'"
+    return OutOfMemory(f"{whose} ran out{when}: {memory_words(error, device)}.", kept, remedy)
 
 
 def storage_failed(error: OSError, where: Path, need: int = 0) -> StorageFailed:
@@ -74,10 +87,12 @@ def storage_failed(error: OSError, where: Path, need: int = 0) -> StorageFailed:
 
 
 @contextmanager
-def in_words(where: Path, need: Callable[[], int] = lambda: 0, device: torch.device | None = None) -> Iterator[None]:
+def in_words(where: Path, need: Callable[[], int] = lambda: 0, device: torch.device | None = None,
+             kept: str = STEPS_KEPT, remedy: str = FEWER_SAMPLES) -> Iterator[None]:
     """Turn what the system, the memory or a device refuses into errors of ours; anything else is raised on as it is.
 
-    Up to `need()` bytes are written to the folder `where` meanwhile.
+    Up to `need()` bytes are written to the folder `where` meanwhile. Where memory runs out, `kept` says what is not lost and
+    `remedy` what to do.
     """
     try:
         yield
@@ -86,7 +101,7 @@ def in_words(where: Path, need: Callable[[], int] = lambda: 0, device: torch.dev
     except (OSError, MemoryError, RuntimeError) as error:
         own = device or torch.device("cpu")
         if is_out_of_memory(error):
-            raise out_of_memory(error, own) from error
+            raise out_of_memory(error, own, kept=kept, remedy=remedy) from error
         if is_device_failure(error):
             said = str(error).strip().splitlines()[0].rstrip(".")
             raise DeviceFailed(f"The device '{own}' failed: {said}.", "Finished steps are kept.",

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from core.moments import Target, add_gram, mirrored
+from core.moments import Target, add_gram, mirror
 
 ITERATIONS = 60
 """Conjugate-gradient steps at most; held-out loss stops falling long before."""
@@ -41,7 +41,7 @@ class Fitted:
     guess: float
     """Held-out loss of the data-free first guess."""
     signs: Tensor | None = None
-    """Chosen ones, +-1 (out, in); None: the change's own."""
+    """Chosen ones, +-1 (out, in) int8; None: the change's own."""
     plain: float | None = None
     """Held-out loss with the change's own signs, where chosen ones were tried too."""
 
@@ -67,9 +67,14 @@ class Problem:
     def __init__(self, change: Tensor, training: Target, held_out: Target | None, report: Report | None = None,
                  signs: Tensor | None = None) -> None:
         self.change = change
-        self.signs = torch.where(change < 0, -1.0, 1.0) if signs is None else signs
+        self.given = signs
         self.training, self.held_out = training, held_out if held_out is not None else training
         self.report = report or (lambda *_: None)
+
+    @property
+    def signs(self) -> Tensor:
+        """+-1 (out, in) FP32: the given ones, or the change's own, made whenever they are asked for (they are large)."""
+        return torch.where(self.change < 0, -1.0, 1.0) if self.given is None else self.given
 
     def losses(self, dense: Tensor) -> tuple[float, float]:
         """(training, held-out) of a dense change."""
@@ -138,8 +143,9 @@ class Problem:
         """
         overlap = torch.zeros_like(self.training.h)    # (in, in)
         add_gram(overlap, scaled)
-        overlap = mirrored(overlap)
-        a, held = self.training.h * overlap, self.held_out.h * overlap
+        mirror(overlap)
+        held = self.held_out.h * overlap
+        a = overlap.mul_(self.training.h)              # in place: each of these may take gigabytes
         b = (self.training.c * scaled.T).sum(1)        # diag(C S)
         held_b = (self.held_out.c * scaled.T).sum(1)
         inverse = 1 / a.diagonal().clamp_min(float(a.diagonal().mean()) * 1e-8 + 1e-30)

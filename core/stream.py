@@ -308,10 +308,11 @@ def uses(skeleton: Skeleton, block: int, parameters: Mapping[str, Tensor], hidde
 
 
 def carry(skeleton: Skeleton, weights: Weights, batches: Batches, device: torch.device,
-          tick: Callable[[], None] | None = None, *, narrow: bool = False) -> Hidden:
-    """Hidden states after the last block, for all batches; with `narrow`, products in bf16."""
+          tick: Callable[[], None] | None = None, *, narrow: bool = False,
+          outer: Mapping[str, Tensor] | None = None) -> Hidden:
+    """Hidden states after the last block, for all batches; with `narrow`, products in bf16. `outer`: what is read already."""
     own = Batches(batches.ids, batches.held_out)       # calls may differ between configs
-    hidden = start(skeleton, weights, own, device)
+    hidden = start(skeleton, weights, own, device, outer=outer)
     for block in range(skeleton.depth):
         advance(skeleton, block, weights.stage(block), hidden, own, tick, narrow=narrow)
     return hidden

@@ -1,4 +1,7 @@
-"""Data of multiple-choice tasks in a local folder: which file holds a task's questions. Data only, never code."""
+"""Data of multiple-choice tasks in a local folder: which file holds a task's questions, and whether it can be read at all.
+
+Data only, never code.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,79 @@ def find_task_data(folder: Path, task: str, dataset: str | None = None, split: s
             if files:
                 return LocalData(loader, tuple(files))
     return None
+
+
+def check_readable(data: LocalData) -> None:
+    """Raise `TasksUnavailable` with the first line that is no JSON object, or the parquet file that is none.
+
+    Looked at before any library reads them: their readers tell of a file's damage in words of their own.
+    """
+    for path in data.files:
+        try:
+            if data.loader == "parquet":
+                _check_parquet(path)
+            elif not _is_list(path):
+                _check_lines(path)
+        except OSError as error:
+            raise TasksUnavailable(f"{path} can't be read: {error.strerror or error}.", "It holds the questions of a task.",
+                                   "Check the file and its permissions.") from error
+
+
+def _check_parquet(path: Path) -> None:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 4))
+        end = file.read()
+        file.seek(0)
+        if size < 12 or end != b"PAR1" or file.read(4) != b"PAR1":
+            raise TasksUnavailable(f"{path.name} is no parquet file, or was cut short.", f"It has {size:,} bytes.",
+                                   "Copy or download it again.")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the whole file is one JSON list of objects, which is taken too."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()
+    if not head.startswith(b"["):
+        return False
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
+
+
+def _check_lines(path: Path) -> None:
+    remedy = "Correct or remove the line: each holds one question as a JSON object."
+    rows = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            rows += 1
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                why = f"{error}." if isinstance(error, json.JSONDecodeError) else "It is not UTF-8, or nested too deeply."
+                raise TasksUnavailable(f"Line {number} of {path.name} is not valid JSON.", why, remedy) from error
+            if not isinstance(row, dict):
+                raise TasksUnavailable(f"Line {number} of {path.name} is no JSON object.", "", remedy)
+    if not rows:
+        raise TasksUnavailable(f"{path.name} holds no question.", "The file is empty.", "Give another file.")
+
+
+def why_not_plain(data: LocalData) -> str:
+    """What keeps a readable file from being a plain set, as a sentence."""
+    if data.loader != "json" or len(data.files) != 1:
+        return "A plain set is one file of JSON lines."
+    with data.files[0].open(encoding="utf-8", errors="replace") as lines:
+        try:
+            row = json.loads(next((line for line in lines if line.strip()), "{}"))
+        except ValueError:
+            return "A plain set has a question on each line."
+    missing = sorted(PLAIN_KEYS - row.keys()) if isinstance(row, dict) else []
+    return f"Its first question lacks {' and '.join(missing)}." if missing else (
+        "In its first question, question is to be a text, choices two texts or more, and answer the index of one.")
 
 
 def is_plain(data: LocalData) -> bool:

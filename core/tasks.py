@@ -9,6 +9,7 @@ from there come data only (JSON lines, parquet).
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from core.continuations import Continuation, Score, steps
 from core.continuations import score as score_continuations
 from core.errorbars import mean_error
 from core.errors import BadOption, TasksUnavailable
-from core.task_data import LocalData, find_task_data, is_plain, local_names
+from core.task_data import LocalData, check_readable, find_task_data, is_plain, local_names, why_not_plain
 from core.weights import StagedModel, Weights
 
 FOLDERS = {"arc_easy": "arc", "arc_challenge": "arc", "hellaswag": "hellaswag", "piqa": "piqa", "winogrande": "winogrande"}
@@ -92,8 +93,11 @@ def load_tasks(names: Sequence[str], scratch: Path, *, data: Path | None = None,
     if data is not None and not data.is_dir():
         raise BadOption(f"There is no folder {data}.", "Data of tasks is looked for in it.", "Give another --task-data.")
     for name in names:
-        if not re.fullmatch(r"\w[\w.-]*", name) or names.count(name) > 1:
-            raise BadOption(f"'{name}' is no task's name, or stands there twice.", "", "List tasks as arc_easy,hellaswag.")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise BadOption(f"'{name}' is no task's name.", "Names have letters, digits, _ and - only.",
+                            "List tasks as arc_easy,hellaswag; files are looked for in the folder of --task-data.")
+        if names.count(name) > 1:
+            raise BadOption(f"The task '{name}' is named twice.", "", "Name each task once.")
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as e:
@@ -104,20 +108,40 @@ def load_tasks(names: Sequence[str], scratch: Path, *, data: Path | None = None,
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     local = {name: find_task_data(data, name) for name in names} if data is not None else {}
+    for found in local.values():
+        if found is not None:
+            check_readable(found)
     plain = {name: found for name, found in local.items() if found is not None and is_plain(found)}
     library = _library(TaskManager, [name for name in names if name not in plain])
     loaded = []
     for name in names:
         if name in plain:
-            task = _load(library, name, _plain_task(name, plain[name], scratch))
+            task = _load(library, name, _plain_task(name, plain[name], scratch), plain[name])
         elif name not in library.all_subtasks:
-            here = f" In {data} there are: {', '.join(local_names(data)) or 'none'}." if data is not None else ""
-            raise TasksUnavailable(f"lm-eval has no task '{name}'.", f"The paper's are {', '.join(FOLDERS)}.{here}",
-                                   "Name one of those, or a plain set of questions in the folder of --task-data.")
+            raise _no_such_task(name, library.all_subtasks, data, local.get(name))
         else:
-            task = _load(library, name, _library_task(library, name, data, scratch))
+            task = _load(library, name, _library_task(library, name, data, scratch), data)
         loaded.append(LoadedTask(name, task, _questions(name, task, limit)))
     return loaded
+
+
+def _no_such_task(name: str, known: Sequence[str], data: Path | None, found: LocalData | None) -> TasksUnavailable:
+    if found is not None:
+        return TasksUnavailable(f"{found.files[0].name} is no plain set of questions, and lm-eval has no task '{name}'.",
+                                why_not_plain(found), "Give each line question, choices and answer, or name a task of lm-eval.")
+    here = f" In {data} there are: {', '.join(local_names(data)) or 'none'}." if data is not None else ""
+    near = nearest(name, known)
+    return TasksUnavailable(f"lm-eval has no task '{name}'.", f"The paper's are {', '.join(FOLDERS)}.{here}",
+                            f"Did you mean '{near}'?" if near else
+                            "Name one of those, or a plain set of questions in the folder of --task-data.")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that was probably meant: of the same words in another order, or nearly the same letters; or empty."""
+    def words(text: str) -> list[str]:
+        return sorted(re.split(r"[_-]+", text.lower()))
+    same = next((k for k in (*FOLDERS, *known) if words(k) == words(name)), "")
+    return same or next(iter(difflib.get_close_matches(name, [*FOLDERS, *known], 1, 0.75)), "")
 
 
 def run_tasks(target: Model, others: Mapping[str, Model], tasks: Sequence[LoadedTask], tokenizer: PreTrainedTokenizerBase,
@@ -202,7 +226,9 @@ def _library_task(library: Any, name: str, data: Path | None, scratch: Path) -> 
     kind = "test_split" if config.get("test_split") else "validation_split"
     split = str(config.get(kind) or "validation")
     found = find_task_data(data, name, config.get("dataset_name"), split)
-    if found is None:
+    if found is not None:
+        check_readable(found)
+    else:
         raise TasksUnavailable(f"{data} holds no data of '{name}'.",
                                f"Looked for {name}.jsonl and {split}*.parquet in folders as the hub has them.",
                                "Put its files there, or leave --task-data out to fetch them from the hub.")
@@ -216,12 +242,15 @@ def _files(data: LocalData, split: str, scratch: Path) -> dict[str, Any]:
             "dataset_kwargs": {"data_files": {split: [str(f) for f in data.files]}, "cache_dir": str(scratch)}}
 
 
-def _load(library: Any, name: str, spec: str | dict[str, Any]) -> Any:
+def _load(library: Any, name: str, spec: str | dict[str, Any], local: object) -> Any:
+    """`local`: where its data lie here, if they do."""
     try:
         task = next(iter(library.load([spec])["tasks"].values()))
     except Exception as e:                             # a reader of data fails in ways of its own
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(".")
         raise TasksUnavailable(f"The data of task '{name}' can't be loaded.", f"{reason}.",
+                               "Check its files in the folder of --task-data: each question has the fields of the task's own "
+                               "data set." if local is not None else
                                "Check the connection to the hub, or give its files with --task-data FOLDER.") from e
     if getattr(task, "OUTPUT_TYPE", "") != "multiple_choice":
         raise TasksUnavailable(f"'{name}' is not a task with choices.", "Answers are compared choice by choice.", "Leave it out.")

@@ -18,18 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.codecs import CODECS
-from core.codecs.scales import to_half
-from core.codecs.sign import plane_scales, split_scales
+from core.codecs import CODECS, TUNABLE
 from core.devices import has_fast_bf16
 from core.distil import distil, head_inputs
 from core.products import narrow_products, narrowed, only_added
 from core.record import TensorRecord
-from core.signs import unpack_signs
 from core.skeleton import OUTER, BlockCall
 from core.stream import Batches, carry, cut_batches
 from core.variant import Variant
-from core.weights import StagedModel, Weights, to_device
+from core.weights import Known, StagedModel, Weights, known_or_read
 
 LEARNING_RATE = 0.02
 """Of the gains; falls to nothing along a half cosine."""
@@ -39,43 +36,23 @@ ROWS_AT_ONCE = 1 << 26
 """Logits that the head makes in one go."""
 
 
-class _SignedWeight(torch.autograd.Function):
-    """The variant's weight, rounded to its target type, as a function of the scales of all planes."""
+class _ScaledWeight(torch.autograd.Function):
+    """The variant's weight, rounded to its target type, as a function of the scales that its codec stores."""
 
     @staticmethod
     def forward(ctx: Any, scales: Tensor, record: TensorRecord, base: Tensor, stored: dict[str, Tensor],
                 dtype: torch.dtype) -> Tensor:
-        """`scales` (planes * slots,) FP32 -> the stored-layout weight, handed out as `dtype`."""
-        ctx.record, ctx.signs = record, stored["signs"]
+        """`scales` (n,) FP32 -> the stored-layout weight, handed out as `dtype`."""
+        ctx.record, ctx.stored = record, stored
         ctx.save_for_backward(scales)
-        halves = torch.cat([to_half(part, e) for part, e in zip(scales.view(record.planes, -1), record.exponents, strict=True)])
-        return CODECS["sign"].add(record, {**stored, "scale": halves}, base).to(dtype)
+        record, stored = TUNABLE[record.codec].rescaled(record, stored, scales)
+        return CODECS[record.codec].add(record, stored, base).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Sums of grad o S over what each scale covers."""
+        """Into the scales; rounding is passed straight through."""
         (scales,) = ctx.saved_tensors
-        record: TensorRecord = ctx.record
-        result = torch.zeros_like(scales).view(record.planes, -1)
-        common = grad[:record.shape[0] - record.tail]
-        for plane, (signs, values) in enumerate(zip(ctx.signs, scales.view(record.planes, -1), strict=True)):
-            signed = common * unpack_signs(signs.to(grad.device), record.shape[1], dtype=grad.dtype)
-            at = 0
-            for piece, row, column in split_scales(record, values):
-                part = signed.T if record.output_dimension else signed[piece.start:piece.stop]
-                outputs = piece.stop - piece.start
-                if piece.axis == "scalar":
-                    result[plane, at] = part.sum(dtype=torch.float32)
-                elif piece.axis == "row":
-                    result[plane, at:at + outputs] = part.sum(1, dtype=torch.float32)
-                elif piece.axis == "column":
-                    result[plane, at:at + record.inputs] = part.sum(0, dtype=torch.float32)
-                else:
-                    assert row is not None and column is not None
-                    result[plane, at:at + outputs] = part.float() @ column
-                    result[plane, at + outputs:at + outputs + record.inputs] = part.T.float() @ row
-                at += piece.slots
-        return result.flatten(), None, None, None, None
+        return TUNABLE[ctx.record.codec].slopes(ctx.record, ctx.stored, scales, grad), None, None, None, None
 
 
 @dataclass
@@ -91,18 +68,18 @@ class TuneState:
 
 
 class Tuner:
-    """Tunes a variant's sign scales on token sequences `ids` (samples, tokens)."""
+    """Tunes a variant's scales on token sequences `ids` (samples, tokens)."""
 
     def __init__(self, model: StagedModel, variant: Variant, target: Weights, ids: Tensor, device: torch.device, *,
                  objective: str = "kl", tokens_per_step: int = 1024) -> None:
         self.model, self.variant, self.target, self.device, self.objective = model, variant, target, device, objective
-        self.names = [n for n in model.placements if variant.records[n].codec == "sign" and n in variant.learnt]
+        self.names = [n for n in model.placements if variant.records[n].codec in TUNABLE and n in variant.learnt]
         self.offsets: dict[str, slice] = {}
         self.size = 0
         start = []
         for name in self.names:
-            start += plane_scales(variant.records[name], variant.learnt[name])
-            self.offsets[name] = slice(self.size, sum(p.numel() for p in start))
+            start.append(TUNABLE[variant.records[name].codec].scales(variant.records[name], variant.learnt[name]))
+            self.offsets[name] = slice(self.size, self.size + len(start[-1]))
             self.size = self.offsets[name].stop
         self.start = torch.cat(start).to(device) if start else torch.zeros(0, dtype=torch.float32, device=device)
         """Fitted scales (all,)."""
@@ -111,6 +88,8 @@ class Tuner:
         # decide anything (before, after) are always in FP32.
         self.narrow = has_fast_bf16(device)
         self.outer_is_fixed = not any(p.tensor in self.offsets for p in model.by_stage.get(OUTER, []))
+        self.known: Known | None = None
+        """The fine-tune's embedding, norm and head, once they are read."""
         self.unread: dict[int, str] = {}
         """By block, the parameter whose product is only added to what leaves the block."""
 
@@ -138,7 +117,7 @@ class Tuner:
         for name in self.model.tensors(stage):
             record = self.variant.records[name]
             if name not in self.offsets:
-                tensors[name] = to_device(self.variant.read(name), self.device)
+                tensors[name] = known_or_read(name, self.variant.read(name), self.device, self.known if stage == OUTER else None)
                 continue
             base = self.variant.base_view(record)
             assert base is not None
@@ -146,7 +125,7 @@ class Tuner:
             own = scales[self.offsets[name]]
             if leaves is not None:
                 own = leaves[name] = own.clone().requires_grad_(True)
-            tensors[name] = _SignedWeight.apply(own, record, base.to(self.device), stored,  # type: ignore[no-untyped-call]
+            tensors[name] = _ScaledWeight.apply(own, record, base.to(self.device), stored,  # type: ignore[no-untyped-call]
                                                 torch.bfloat16 if narrow else torch.float32)
         parameters = self.model.assemble(stage, tensors)
         return narrowed(parameters) if narrow else parameters
@@ -155,18 +134,17 @@ class Tuner:
         """Run the fine-tune over all samples once and keep its last hidden states."""
         self.held_out = cut_batches(held_out)
         self.target_outer = self.target.stage(OUTER)
-        self.target_held = carry(self.model.skeleton, self.target, self.held_out, self.device, tick)
+        self.known = Known.of(self.model, OUTER, self.target_outer, self.variant.tuned.view)
+        self.target_held = carry(self.model.skeleton, self.target, self.held_out, self.device, tick, outer=self.target_outer)
         self.target_states = None
         if self.batches.ids:
-            self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick, narrow=self.narrow)
+            self.target_states = carry(self.model.skeleton, self.target, self.batches, self.device, tick, narrow=self.narrow,
+                                       outer=self.target_outer)
         head = self.target_outer.get(self.model.skeleton.output_name or "")
-        self.narrow_head = head.bfloat16() if head is not None and self.narrow else head
+        self.narrow_head = head.bfloat16() if head is not None and self.narrow and self.batches.ids else head
         self.outer: dict[str, Tensor] | None = None
         if self.outer_is_fixed:                        # made once, and what it has in common with the fine-tune's held once
             self.outer = self.stage(OUTER, self.start)
-            for name, own in self.outer.items():
-                if name in self.target_outer and torch.equal(own, self.target_outer[name]):
-                    self.outer[name] = self.target_outer[name]
 
     def held_out_loss(self, gains: Tensor, tick: Callable[[], None] | None = None) -> float:
         """Mean objective per token on the held-out samples."""
@@ -175,8 +153,8 @@ class Tuner:
     def base_loss(self, weights: Weights, tick: Callable[[], None] | None = None) -> float:
         """The same of any weights for this model (the base's)."""
         with torch.no_grad():
-            hidden = carry(self.model.skeleton, weights, self.held_out, self.device, tick)
             outer = weights.stage(OUTER)
+            hidden = carry(self.model.skeleton, weights, self.held_out, self.device, tick, outer=outer)
             shared = self._shared_head(outer)
             return sum(self._loss(outer, ids.to(self.device), hidden[i], self.target_held[i], shared)[0] * ids.numel()
                        for i, ids in enumerate(self.held_out.ids)) / self.held_out.tokens
@@ -303,7 +281,7 @@ class Tuner:
         scales = self.scales(state.gains)
         for name in self.names:
             record = self.variant.records[name]
-            self.variant.learn_scales(record, list(scales[self.offsets[name]].view(record.planes, -1)))
+            self.variant.learn(*TUNABLE[record.codec].rescaled(record, self.variant.learnt[name], scales[self.offsets[name]]))
 
 
 class _Scaled:

@@ -68,7 +68,7 @@ class TuneStage:
         give_back_memory()
         state = self._saved(tuner)
         if state is None:
-            zero = tuner.base_loss(TensorWeights(model, variant.base_like, self.desk.device), tick(2))
+            zero = tuner.base_loss(TensorWeights(model, variant.base_like, self.desk.device, tuner.known), tick(2))
             state = tuner.fresh(tuner.held_out_loss(torch.zeros_like(tuner.start), tick(3)))
             self.zero = zero
             self._save(state)
@@ -97,7 +97,7 @@ class TuneStage:
 
     def _saved(self, tuner: Tuner) -> TuneState | None:
         entry = self.desk.journal.read("tune-state")
-        if entry is None:
+        if entry is None or entry.tensors["state"]["gains"].numel() != tuner.size:
             return None
         self.zero = float(entry.extra["zero"])
         kept = {k: v.to(self.desk.device) for k, v in entry.tensors["state"].items()}

@@ -33,6 +33,8 @@ WAYS = (
     Way("lowrank", "Low rank, FP16", {"recipe": "lowrank"}, True),
     Way("delta-come", "Delta-CoMe (8/3/2 bits)", {"recipe": "delta-come"}, True),
     Way("deltamix", "DeltaMix", {"recipe": "deltamix"}, True),
+    Way("deltamix-h", "DeltaMix under H", {"recipe": "deltamix-h"}, True),
+    Way("coded", "Coded grid", {"recipe": "coded"}, True),
     Way("mix", "Budgeted mix", {"recipe": "chosen"}, True),
 )
 

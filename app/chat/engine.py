@@ -67,7 +67,8 @@ class Switch:
 
 @dataclass(frozen=True)
 class DeckFacts:
-    """A deck at a glance: bytes of the parameters and of the process, tokens of context, who answers now, how and why."""
+    """A deck at a glance: bytes of the parameters and of the process, tokens of context, who answers now, how and why; and over
+    what the base is spread where it needs more than one device ("2 GPUs and the CPU")."""
 
     weights: int
     process: int
@@ -75,6 +76,7 @@ class DeckFacts:
     current: str
     how: str
     reason: str = ""
+    spread: str = ""
 
 
 class Engine(Protocol):
@@ -114,7 +116,7 @@ class CoreEngine:
         from core.chat import context_of
 
         weights = sum(p.nbytes for p in deck.model.parameters())
-        return DeckFacts(weights, deck.memory().process, context_of(deck, BASE), deck.current, deck.how)
+        return DeckFacts(weights, deck.memory().process, context_of(deck, BASE), deck.current, deck.how, spread=deck.spread)
 
     def mode(self, deck: Any, variant: str) -> Mode:
         """See `core.chat.mode_of`."""

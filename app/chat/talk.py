@@ -206,7 +206,9 @@ class Talk(QObject):
             found = spoken.get(number)
             if found is None and not one.text and answered.failure is None:
                 continue                               # stopped before it began
-            version = _version(one, found, answered.failure.what if answered.failure is not None else "")
+            failure = answered.failure
+            problem = " ".join(filter(None, (failure.what, failure.why, failure.remedy))) if failure is not None else ""
+            version = _version(one, found, problem)
             answers = turn.answers.get(letter, Answers())
             turn = turn.with_answers(letter, answers.changed(version) if one.before is not None else answers.plus(version))
         self._replace(index, turn)

@@ -1,10 +1,9 @@
-"""The job queue as the window sees it. Lives on the main thread; the work is done on the worker's."""
+"""The job queue as the window sees it. Lives on the main thread; the work is done on the lanes' threads."""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,12 +14,13 @@ import msgspec
 from PySide6.QtCore import QEventLoop, QObject, QTimer, Signal
 
 from app.jobs.archive import Archive
-from app.jobs.buffer import EventBuffer
 from app.jobs.files import drop_steps
-from app.jobs.queue import ENDED, ON_WORKER, OPEN, QueueItem, State, encode_queue, read_queue, same_place
+from app.jobs.lanes import Lanes, placed, seconds_ahead
+from app.jobs.queue import ENDED, ON_WORKER, OPEN, QueueItem, State, encode_queue, read_queue, refuse_unshared, same_place
+from app.jobs.running import Running
 from app.jobs.runstate import Expected, RunState, TuneCurve
 from app.jobs.saver import Saver
-from app.jobs.worker import End, Order, Runner, Worker, run_core
+from app.jobs.worker import Runner, Worker
 from core.errors import BadOption, OutputExists
 
 TICK = 66
@@ -38,14 +38,14 @@ MOST_ENDED = 100
 
 
 class JobManager(QObject):
-    """Jobs in order, of which one runs. Every change is told by signals and kept in the store folder."""
+    """Jobs in order; as many run as there are lanes for. Every change is told by signals and kept in the store folder."""
 
     queue_changed = Signal()
     """Items were added, removed, moved, or changed their state."""
     item_changed = Signal(object)
     """A QueueItem: one item changed, also while it runs."""
     pumped = Signal(object)
-    """The RunState of the running job, where it changed; at most 15 times a second."""
+    """The RunState of a running job, where it changed; at most 15 times a second."""
     finished = Signal(object)
     """The QueueItem of a job that is done."""
     failed = Signal(object)
@@ -53,19 +53,18 @@ class JobManager(QObject):
     message = Signal(str)
     """A sentence about the queue itself: it was damaged, it can't be written."""
 
-    def __init__(self, store: Path, runner: Runner | None = None, parent: QObject | None = None) -> None:
+    def __init__(self, store: Path, runner: Runner | None = None, parent: QObject | None = None,
+                 lanes: Lanes | None = None) -> None:
         super().__init__(parent)
         sys.setswitchinterval(SWITCH)
         self.store = store
         self._saver = Saver()
         self._archive = Archive(store, self._saver)
-        self._worker = Worker(runner or run_core)
-        self._order: Order | None = None
-        self._wanted: State | None = None
-        """What the running job was asked to become."""
-        self._state: RunState | None = None
-        self._end: End | None = None
-        self._saved = self._told = 0.0
+        self._lanes = lanes or Lanes(runner)
+        self._workers: dict[str, Worker] = {}
+        """By lane; each has a thread once it had a job."""
+        self._running: dict[str, Running] = {}
+        """By the job's id, the one that began first before others."""
         self._closing = False
         self._messages: list[str] = []
         self._timer = QTimer(self, interval=TICK)
@@ -89,13 +88,14 @@ class JobManager(QObject):
         return next((item for item in self._items if item.id == id), None)
 
     def current(self) -> QueueItem | None:
-        """The job that the worker is at."""
-        return next((item for item in self._items if item.state in ON_WORKER), None)
+        """The job that runs; of several the one that began first."""
+        first = next(iter(self._running), "")
+        return self.item(first) or next((item for item in self._items if item.state in ON_WORKER), None)
 
     @property
     def is_busy(self) -> bool:
         """Whether a job runs."""
-        return self._order is not None
+        return bool(self._running)
 
     @property
     def is_held(self) -> bool:
@@ -116,40 +116,41 @@ class JobManager(QObject):
         """The tuning curve of the last finished run but the given one."""
         return next((c for c in reversed(self._archive.tunes()) if c.id != exclude_id), None)
 
-    def seconds_ahead(self, id: str = "") -> float | None:
-        """Seconds until a waiting job, or a new one, would start; None where a job before it has no estimate."""
-        total = 0.0
-        for item in self._items:
-            if item.id == id:
-                break
-            if item.is_on_worker:
-                left = self._state.seconds_left if self._state is not None else None
-            elif item.state == State.WAITING:
-                left = None
-            else:
-                continue
-            if left is None and item.estimate is not None:
-                left = item.estimate * (1 - item.fraction)
-            if left is None:
-                return None
-            total += left
-        return total
+    def seconds_ahead(self, id: str = "", where: str = "") -> float | None:
+        """Seconds until a waiting job, or a new one, would start; None where a job before it has no estimate.
+
+        `where` the new one would run, as for `add`; on this computer one without a choice of its own of the device is meant.
+        """
+        like = self.item(id) or QueueItem(id="", name="", request={}, where=where)
+        return seconds_ahead(self._items, id, self._lanes, self._seconds_left, like)
+
+    def has_room(self, where: str = "") -> bool:
+        """Whether a new job would start at once, beside others that run."""
+        like = QueueItem(id="", name="", request={}, where=where)
+        busy = sum(i.where == where and (i.is_on_worker or i.state == State.WAITING) for i in self._items)
+        return not self.is_held and busy < self._lanes.count(like)
+
+    def _seconds_left(self, item: QueueItem) -> float | None:
+        running = self._running.get(item.id)
+        return running.state.seconds_left if running is not None else None
 
     # ------------------------------------------------------------------------------------------ what can be done
     def add(self, name: str, request: Mapping[str, Any], expect: Iterable[Expected | tuple[Any, ...]] = (), base_name: str = "",
-            fine_tuned_name: str = "", estimate: float | None = None) -> QueueItem:
-        """Queue a job; it starts at once if nothing is before it.
+            fine_tuned_name: str = "", estimate: float | None = None, where: str = "") -> QueueItem:
+        """Queue a job; it starts at once if there is a free lane for it and nothing before it.
 
         `request` holds the fields of `core.request.Request`, `expect` the layers that the plan will have fitted, `estimate`
-        its seconds. Raises `OutputExists` where the output is there already or another job makes it.
+        its seconds, `where` a cluster's address (nothing: this computer). Raises `OutputExists` where the output is there
+        already or another job makes it, `BadOption` for a hub id on a cluster.
         """
         item = QueueItem(id=uuid4().hex[:12], name=name, request=dict(request), created=time.time(), base_name=base_name,
-                         fine_tuned_name=fine_tuned_name, estimate=estimate)
+                         fine_tuned_name=fine_tuned_name, estimate=estimate, where=where)
         if not item.output.name:
             raise BadOption("The delta has no name.", "", "Give it a name.")
         if os.path.lexists(item.output):
             raise OutputExists(f"'{item.output}' exists already.", "", "Choose another name.")
         self._refuse_twin(item)
+        refuse_unshared(item)
         state = RunState(item.id, name, base_name, fine_tuned_name)
         state.expect(expect)
         if state.layers:
@@ -209,10 +210,16 @@ class JobManager(QObject):
         else:
             self._become(item, state=State.CANCELLED, ended=time.time())
 
-    def retry(self, id: str) -> None:
-        """Queue a failed or cancelled job again. Raises `OutputExists` where another job makes the same output now."""
+    def retry(self, id: str, where: str | None = None) -> None:
+        """Queue a failed or cancelled job again, elsewhere if it has no steps on disk yet and `where` says so, as for `add`.
+
+        Raises `OutputExists` where another job makes the same output now, `BadOption` as `add`.
+        """
         if (item := self.item(id)) is not None and item.can_retry:
             self._refuse_twin(item)
+            if where is not None and where != item.where and not item.job_folder.is_dir():
+                item = msgspec.structs.replace(item, where=where)
+                refuse_unshared(item)
             self._again(item)
 
     def hold(self, on: bool = True) -> None:
@@ -229,22 +236,24 @@ class JobManager(QObject):
         the program then is safe too, and the job is found interrupted at the next start.
         """
         self._closing = True
-        if (item := self.current()) is not None and item.state == State.RUNNING:
-            self._ask(item, State.PAUSING, State.INTERRUPTED)
+        for item in self._items:
+            if item.state == State.RUNNING:
+                self._ask(item, State.PAUSING, State.INTERRUPTED)
         until = time.monotonic() + timeout
-        if self._order is not None:
+        if self._running:
             loop, poll = QEventLoop(), QTimer(interval=15)
-            poll.timeout.connect(lambda: loop.quit() if self._order is None or time.monotonic() > until else None)
+            poll.timeout.connect(lambda: loop.quit() if not self._running or time.monotonic() > until else None)
             poll.start()
             loop.exec()
             poll.stop()
-        if self._order is not None:
+        if self._running:
             return False
         self._timer.stop()
         self._keep()
         is_written = self._saver.flush(max(2.0, until - time.monotonic()))
         self._tell_messages()
-        return self._worker.close(max(2.0, until - time.monotonic())) and is_written
+        are_closed = [worker.close(max(2.0, until - time.monotonic())) for worker in self._workers.values()]
+        return self._lanes.close(max(2.0, until - time.monotonic())) and all(are_closed) and is_written
 
     # ---------------------------------------------------------------------------------------------- starting
     def _again(self, item: QueueItem) -> None:
@@ -253,55 +262,47 @@ class JobManager(QObject):
         self._next()
 
     def _next(self) -> None:
-        if self._order is not None or self.is_held or self._closing:
-            return
-        if (item := next((i for i in self._items if i.state == State.WAITING), None)) is None:
-            return
-        state = self.run_state(item.id) or RunState(item.id, item.name, item.base_name, item.fine_tuned_name)
-        self._remember(state)
-        state.begin()
-        self._state, self._wanted = state, None
-        self._saved = self._told = time.monotonic()
-        self._order = Order(item.id, item.request, EventBuffer(state.curves), threading.Event())
-        self._worker.submit(self._order)
-        self._become(item, state=State.RUNNING, began=item.began or time.time(), seconds_left=None)
-        self._timer.start()
-        self.pumped.emit(state)
+        """Start what can be started."""
+        while not (self.is_held or self._closing):
+            taken = {run.lane.name: item for id, run in self._running.items() if (item := self.item(id)) is not None}
+            for item in self._items:
+                if item.state == State.WAITING and (lane := self._lanes.free(item, taken)) is not None:
+                    break
+            else:
+                return
+            state = self.run_state(item.id) or RunState(item.id, item.name, item.base_name, item.fine_tuned_name)
+            self._remember(state)
+            worker = self._workers.setdefault(lane.name, Worker(lane.run))
+            self._running[item.id] = Running.begin(placed(item, lane), lane, worker, state)
+            self._become(item, state=State.RUNNING, began=item.began or time.time(), seconds_left=None)
+            self._timer.start()
+            self.pumped.emit(state)
 
     def _ask(self, item: QueueItem, meanwhile: State, wanted: State) -> None:
-        assert self._order is not None and self._state is not None
-        self._wanted, self._state.state = wanted, meanwhile
-        self._order.stop.set()
+        self._running[item.id].stop(wanted, meanwhile)
         self._become(item, state=meanwhile)
 
     # ----------------------------------------------------------------------------------------------- pumping
     def _pump(self) -> None:
-        order, state = self._order, self._state
-        if order is None or state is None:
+        if not self._running:
             self._timer.stop()
             return
-        if self._end is None:
-            self._end = self._worker.take()        # asked first: whatever it told is in the buffer then
-        began, has_more, has_changed = time.perf_counter(), True, False
-        state.start_pump()
-        while has_more and time.perf_counter() - began < BUDGET:
-            batch = order.buffer.drain()
-            state.apply(batch)
-            has_more = batch.has_more
-            has_changed |= not batch.is_empty
-        now = time.monotonic()
-        if has_changed:
-            self._take_over(state)
-        if self._end is not None and not has_more:
-            self._ended(self._end, state)
-        else:
-            if has_changed or now - self._told > HEARTBEAT:
-                self._told = now
-                self.pumped.emit(state)
-            if now - self._saved > SAVE_EVERY:
-                self._saved = now
-                self._archive.keep(state)
+        for run in tuple(self._running.values()):
+            run.pump(BUDGET / len(self._running))
+            now = time.monotonic()
+            if run.has_changed:
+                self._take_over(run.state)
+            if run.is_over:
+                self._ended(run)
+                continue
+            if run.has_changed or now - run.told > HEARTBEAT:
+                run.told = now
+                self.pumped.emit(run.state)
+            if now - run.saved > SAVE_EVERY:
+                run.saved = now
+                self._archive.keep(run.state)
                 self._keep()
+        self._next()                                   # more lanes may be known by now
         self._tell_messages()
 
     def _take_over(self, state: RunState) -> None:
@@ -315,13 +316,16 @@ class JobManager(QObject):
             self._put(newer)
             self.item_changed.emit(newer)
 
-    def _ended(self, end: End, state: RunState) -> None:
-        wanted = self._wanted
-        self._order = self._state = self._wanted = self._end = None
-        self._timer.stop()
+    def _ended(self, run: Running) -> None:
+        end, state = run.end, run.state
+        assert end is not None
+        del self._running[end.id]
+        if not self._running:
+            self._timer.stop()
         item = self.item(end.id)
         assert item is not None
-        what = State.DONE if end.outcome is not None else State.FAILED if end.failure is not None else wanted or State.INTERRUPTED
+        ended = State.FAILED if end.failure is not None else run.wanted or State.INTERRUPTED
+        what = State.DONE if end.outcome is not None else ended
         folder = end.outcome.folder if end.outcome is not None else ""
         state.end(what, end.failure, folder)
         if what == State.DONE:

@@ -14,7 +14,7 @@ import msgspec
 
 from app import logs
 from app.jobs.files import set_aside
-from core.errors import DeltadeckError
+from core.errors import BadOption, DeltadeckError
 
 _VERSION = 1
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -80,6 +80,8 @@ class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
     blocks_done: int = 0
     blocks: int = 0
     error: Failure | None = None
+    where: str = ""
+    """The cluster that it was queued for, `ray://HOST:PORT`; empty: this computer."""
 
     @property
     def output(self) -> Path:
@@ -187,6 +189,17 @@ def _after_restart(item: QueueItem) -> QueueItem:
     if os.path.isfile(item.output / "delta_config.json"):
         return msgspec.structs.replace(item, state=State.DONE, folder=str(item.output), fraction=1.0, seconds_left=None)
     return msgspec.structs.replace(item, state=State.INTERRUPTED, seconds_left=None)
+
+
+def refuse_unshared(item: QueueItem) -> None:
+    """Raise `BadOption` for a hub id on a cluster: each node would have a copy of its own."""
+    for key, words in (("base", "The base"), ("fine_tuned", "The fine-tune")) if item.where else ():
+        source = str(item.request.get(key) or "")
+        if not os.path.isdir(source):
+            raise BadOption(f"{words} '{source}' is no folder, and jobs go to the Ray cluster.",
+                            "All nodes have to read the very same files.",
+                            "Choose a folder on storage that all nodes share under the same path, or let jobs run on this "
+                            "computer (Settings, Where jobs run).")
 
 
 def open_words(items: Iterable[QueueItem]) -> str:

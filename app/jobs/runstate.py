@@ -6,63 +6,23 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import msgspec
 
 from app.jobs.buffer import Batch
 from app.jobs.curves import CurveStore, CurveView
 from app.jobs.queue import Failure, State
 from app.jobs.rows import fitted_row, kept_row
 from app.jobs.runlog import LogEntry, done_text, fit_text, kept_text, layer_text, stage_text, tune_text
+from app.jobs.stages import STAGES, Expected, Stage, TuneCurve, replace_stage
 from app.models.layers import LayerRow, as_state
 from app.words import count
 from core.events import AnyEvent, Finished, LayerFitted, LayerStarted, Progress, StageStarted, TunePoint, Warned
 
-STAGES = ("plan", "prepare", "fit", "tune", "write")
+__all__ = ["STAGES", "Expected", "RunState", "Stage", "TuneCurve", "replace_stage"]
+
 LOG = 5_000
 """Lines of the log that are kept."""
 _STRETCH = 60.0
 """Seconds over which a rate is taken."""
-
-
-class Expected(NamedTuple):
-    """A layer that the plan will have fitted."""
-
-    tensor: str
-    block: int | None
-    kind: str
-    shape: tuple[int, ...] = ()
-    change: float | None = None
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """One stage: todo, now or done; `total` in tensors, blocks, steps or bytes; seconds over all runs of the job."""
-
-    name: str
-    state: str = "todo"
-    done: float = 0.0
-    total: int = 0
-    seconds: float = 0.0
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class TuneCurve:
-    """End-to-end tuning of one run: losses per step, held-out where it was measured."""
-
-    id: str
-    name: str
-    objective: str
-    total: int
-    training: CurveView
-    held_out: CurveView
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to draw."""
-        return not (self.training.iterations or self.held_out.iterations)
 
 
 class RunState:
@@ -175,8 +135,8 @@ class RunState:
                 self._put(LayerRow(one.tensor, one.block, one.kind, tuple(one.shape), change=one.change, state="todo"))
         self.layers_total = max(self.layers_total, len(self.layers))
 
-    def begin(self) -> None:
-        """The worker starts, or goes on."""
+    def begin(self, note: str = "") -> None:
+        """The worker starts, or goes on; `note` is a line for the log."""
         is_again = self.seconds_before > 0 or self.log_count > 0
         self.state, self.failure = State.RUNNING, None
         self._began, self._wall = time.monotonic(), time.time()
@@ -187,6 +147,8 @@ class RunState:
         self.stages = {n: Stage(n, seconds=s.seconds, message=s.message) for n, s in self.stages.items()}
         if is_again:
             self._say(0.0, "info", "Resumed: finished layers are taken up again")
+        if note:
+            self._say(0.0, "info", note)
 
     def end(self, state: State, failure: Failure | None = None, folder: str = "") -> None:
         """The worker has stopped: done, failed, paused, cancelled or interrupted."""
@@ -245,6 +207,8 @@ class RunState:
             self._say(event.time, "done", done_text(event.weights_bytes, self.seconds_before + event.time))
 
     def _enter(self, event: StageStarted) -> None:
+        if event.stage == STAGES[0]:
+            self._anew(event.time)
         self._close_stage(event.time, is_done=True)
         for name in STAGES[:STAGES.index(event.stage)] if event.stage in STAGES else ():
             if self.stages[name].state != "done":      # a job may leave a stage out
@@ -261,6 +225,17 @@ class RunState:
             self.bytes_total = event.total
         if text := stage_text(event.stage, event.total):
             self._say(event.time, "info", text)
+
+    def _anew(self, now: float) -> None:
+        """The job's first stage: on a cluster some time after it was sent, and once more where its node was lost."""
+        self._wall = time.time() - now
+        if not self.stage:
+            return
+        for i, row in enumerate(self.layers):
+            if row.state == "now":
+                self._set(i, as_state(row, "todo"))
+        self.stage, self.current, self._block, self._left = "", None, None, None
+        self.stages = {n: Stage(n, seconds=s.seconds, message=s.message) for n, s in self.stages.items()}
 
     def _close_stage(self, now: float, is_done: bool) -> None:
         stage = self.stages.get(self.stage)
@@ -391,8 +366,3 @@ class RunState:
         self._index = {row.tensor: i for i, row in enumerate(self.layers)}
         done = [row for row in self.layers if row.state == "done"]
         self.layers_done, self.bytes_fitted = len(done), sum(row.bytes for row in done)
-
-
-def replace_stage(stage: Stage, **changes: float | str) -> Stage:
-    """The stage with some fields changed."""
-    return msgspec.structs.replace(stage, **changes)

@@ -1,4 +1,4 @@
-"""The one thread on which jobs run, one after another, with a lower priority than the window's."""
+"""The threads on which jobs run, each one after another, with a lower priority than the window's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from app.forecasting import forecasts_folder
 from app.jobs.buffer import EventBuffer
 from app.jobs.queue import Failure, explain
 from app.orders import OrderThread
-from core.errors import Cancelled
+from core import errors
+from core.errors import Cancelled, DeltadeckError, OutputExists
 from core.events import AnyEvent
 
 NICE = 5
@@ -31,6 +35,9 @@ class Outcome:
     folder: str
     weights_bytes: int = 0
 
+
+AGAIN = "Close other programs, then press Retry: the job goes on from its finished layers."
+"""What to do about a job whose process was lost more than once."""
 
 Runner = Callable[[dict[str, Any], Callable[[AnyEvent], None], Callable[[], bool]], Outcome]
 """Called with (request, tell, cancelled); raises `Cancelled` after `cancelled()` was true, or whatever goes wrong."""
@@ -66,12 +73,71 @@ def run_core(request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelle
         # What the libraries made at import lives as long as the program. The collector would walk through it again and
         # again, each time for longer than a frame.
         gc.freeze()
+    _find_gpus()
     result = Job(Request(**request), tell, cancelled, forecasts_folder()).run()
     return Outcome(str(result.folder), result.delta.weights_bytes)
 
 
+_gpus: tuple[str, ...] = ()
+
+
+def _find_gpus() -> None:
+    global _gpus
+    from core.devices import cuda_devices
+
+    _gpus = tuple(cuda_devices())
+
+
+def known_gpus() -> tuple[str, ...]:
+    """CUDA devices as CUDA_VISIBLE_DEVICES takes them; none before the first job has loaded the engine, which is slow."""
+    return _gpus
+
+
+def run_apart(gpu: str) -> Runner:
+    """What runs a request in a process of its own that sees this GPU only, so that it can go on on another one later."""
+    def run(request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool]) -> Outcome:
+        from core.fleet import Member
+        from core.fleet_local import Slot, engine_apart
+        from core.request import Request
+
+        asked = Request(**request)
+        if os.path.lexists(asked.output) and not os.path.isdir(f"{asked.output}.job"):
+            raise OutputExists(f"'{asked.output}' exists already.", "", "Choose another output, or move it away.")
+        member = Member(name=asked_name(request), request=asked, threads=_threads())
+        engine = engine_apart(Slot(asked.device, member.threads, {"CUDA_VISIBLE_DEVICES": gpu}), forecasts_folder(), AGAIN)
+        for outcome in engine([member], lambda _, event: tell(event), cancelled):
+            return settled(msgspec.to_builtins(outcome))
+        raise Cancelled("Cancelled.")
+    return run
+
+
+def _threads() -> int:
+    import torch
+
+    return max(1, torch.get_num_threads() // max(1, len(_gpus)))
+
+
+def asked_name(request: Mapping[str, Any]) -> str:
+    """A job's name where only its request is known: its delta's."""
+    return Path(str(request["output"])).name
+
+
+def settled(outcome: Mapping[str, Any]) -> Outcome:
+    """What became of a job elsewhere, as plain data of `core.fleet.Outcome`. Raises what the job raised, by its class and words,
+    or `Cancelled`."""
+    if outcome["state"] in ("done", "kept"):
+        return Outcome(outcome["folder"], outcome["weights_bytes"])
+    problem = outcome.get("problem")
+    if problem is None:
+        raise Cancelled("Cancelled.")
+    kind = getattr(errors, problem["kind"], None)
+    if not (isinstance(kind, type) and issubclass(kind, DeltadeckError)):
+        kind = DeltadeckError
+    raise kind(problem["what"], problem["why"], problem["remedy"])
+
+
 class Worker(OrderThread[Order, End]):
-    """Where jobs run. Should the program have to end during one, its finished steps are journalled."""
+    """Where jobs of one lane run. Should the program have to end during one, its finished steps are journalled."""
 
     def __init__(self, run: Runner) -> None:
         # The priority is lowered before torch makes threads: they inherit it.

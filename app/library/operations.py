@@ -72,7 +72,7 @@ def verify(task: Task, entries: Sequence[DeltaEntry]) -> tuple[Checked, ...]:
 
 
 def _verify_one(task: Task, entry: DeltaEntry, base: Any, words: str) -> Checked:
-    from core.artifact import check_base, open_delta, verify_files
+    from core.artifact import AGAIN, check_base, open_delta, verify_files
 
     mark = signature(entry.path)
     try:
@@ -81,7 +81,7 @@ def _verify_one(task: Task, entry: DeltaEntry, base: Any, words: str) -> Checked
         for i, (name, problem) in enumerate(verify_files(delta)):
             task.progress(Step(f"{words}: {name}", i + 1, total))
             if problem:
-                return Checked(entry, mark, f"The delta in '{entry.path}' is damaged: {name} {problem}.")
+                return Checked(entry, mark, f"The delta in '{entry.path}' is damaged: {name} {problem}. {AGAIN}")
         if base is None:
             return Checked(entry, mark)
         needed = [r.base for r in delta.records.values() if r.base and r.base in base.tensors]
@@ -116,7 +116,8 @@ def copy_delta(task: Task, source: Path, parent: Path, name: str = "", *, checke
     """Copy a delta folder whole: under a hidden name, synced, renamed to a free one. Returns where it is.
 
     What is no delta is refused as by `core.artifact.open_delta`, before anything is written, and `NoSpace` where the
-    disk has too little room. `checked=False` copies a folder without looking into it.
+    disk has too little room; a copy with a byte that is not as it was written by `DeltaCorrupt`. `checked=False` copies a
+    folder without looking into it.
     """
     files = [p for p in sorted(source.iterdir()) if p.is_file() and not p.is_symlink()]
     if checked:
@@ -138,6 +139,9 @@ def copy_delta(task: Task, source: Path, parent: Path, name: str = "", *, checke
                 task.progress(Step(f"Copying {name}: {path.name}, {size(before + part)} of {size(total)}", before + part, total))
             _copy_file(path, work / path.name, told)
             done += path.stat().st_size
+        if checked:
+            task.progress(Step(f"Checking the copy of {name}", 0, 0))
+            _check_copy(source, work)
         sync_folder(work)
         target = parent / free_name(parent, name)
         os.rename(work, target)
@@ -152,6 +156,16 @@ def _own_files(source: Path, files: Sequence[Path]) -> list[Path]:
 
     own = {CONFIG, *open_delta(source).config.files}
     return [*(source / name for name in sorted(own)), *(p for p in files if p.name not in own)]
+
+
+def _check_copy(source: Path, copy: Path) -> None:
+    """Raise `DeltaCorrupt` where a byte is not as it was written: the copy stands for the source, which may be a stranger's."""
+    from core.artifact import AGAIN, open_delta, verify_files
+    from core.errors import DeltaCorrupt
+
+    for name, problem in verify_files(open_delta(copy)):
+        if problem:
+            raise DeltaCorrupt(f"The delta in '{source}' is damaged: {name} {problem}.", "", AGAIN)
 
 
 @contextmanager

@@ -48,10 +48,13 @@ _TUNED_AXES = {"auto": "Row or column, per layer", "row": "Row", "column": "Colu
 
 
 def delta_folders(root: Path) -> list[Path]:
-    """Subfolders of a library that hold a delta, by name. Job folders and what is being written are left out."""
+    """Subfolders of a library that hold a delta, by name. Job folders and what is being written are left out.
+
+    Raises `OSError` for a folder that is there and can't be read: it must not look empty.
+    """
     try:
         found = list(root.iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):    # made with the first delta
         return []
     named = (p for p in found if not p.name.startswith(".") and not p.name.endswith((".job", ".partial")))
     return sorted(filter(_has_config, named), key=lambda p: p.name.lower())

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QFileDialog, QGridL
 
 from app.actions import SPECS, Act
 from app.context import Context
+from app.pages.settings_cluster import ClusterCard
 from app.pages.settings_help import HelpCard
 from app.paths import expanded
 from app.settings import ZOOMS
@@ -80,9 +81,10 @@ class SettingsPage(QWidget):
                   row(button("Copy", icons=ctx.icons, icon="copy", clicked=self._copy_versions, name="Copy the versions"), None))
         self._about = text
 
+        self.jobs = ClusterCard(ctx, self._form)
         self.help = HelpCard(ctx)
         body = QWidget()
-        body.setLayout(column(looks, folders, engine, self.help, about, None, gap=12, margins=(0, 0, 0, 24)))
+        body.setLayout(column(looks, folders, engine, self.jobs, self.help, about, None, gap=12, margins=(0, 0, 0, 24)))
         body.setMaximumWidth(ctx.theme.px(860))
         self._area = scrolled(body, name="Settings")
         self.setLayout(column(header, self._area, gap=0, margins=(24, 0, 24, 0)))
@@ -115,8 +117,9 @@ class SettingsPage(QWidget):
         return grid
 
     def shown(self) -> None:
-        """Look again whether the folder is there."""
+        """Look again whether the folder is there, and what was installed."""
         self._note_library()
+        self.jobs.follow()
 
     def self_check(self) -> None:
         """Check this machine."""

@@ -32,6 +32,8 @@ class HelpCard(Card):
                            name="Save diagnostics for a report")
         self.copy = button("Copy", icons=ctx.icons, icon="copy", clicked=self._copy, name="Copy what the self-check found")
         self.copy.hide()
+        self.stop = button("Cancel", icons=ctx.icons, icon="close", clicked=self.cancel, name="Cancel the self-check")
+        self.stop.hide()
         self.outcome = label("Looks at versions, devices and folders, and checks every kernel against a reference: some seconds, "
                              "at a first run up to two minutes.", size="small", tone="faded", wrap=True)
         self.outcome.setAccessibleName("Outcome of the self-check")
@@ -42,7 +44,7 @@ class HelpCard(Card):
         note = label("Diagnostics are a zip with the self-check, the logs, settings and how jobs went. No conversation, note or "
                      "calibration text is in it, and no weights; your home folder is written ~.",
                      size="small", tone="faded", wrap=True)
-        self.add(row(self.check, self.save, self.copy, None), self.outcome, self._found, note)
+        self.add(row(self.check, self.stop, self.save, self.copy, None), self.outcome, self._found, note)
 
     @property
     def is_busy(self) -> bool:
@@ -60,6 +62,7 @@ class HelpCard(Card):
         for control in (self.check, self.save):
             control.setEnabled(False)
             control.setToolTip("The self-check is under way")
+        self.stop.show()
         self.outcome.setText("Beginning...")
         data = self._ctx.data
 
@@ -69,11 +72,20 @@ class HelpCard(Card):
             return check_up(data, lambda name: task.progress(name))
         self._task = self._ctx.tasks.run(self, look, self._checked, self._failed, self._progress)
 
+    def cancel(self) -> None:
+        """Give the check up; the process that it runs in ends with its next word."""
+        if self._task is not None:
+            self._task.cancel()
+            self._target = None
+            self._free()
+            self.outcome.setText("The self-check was cancelled.")
+
     def _progress(self, name: object) -> None:
         self.outcome.setText(f"Checking: {name}")
 
     def _free(self) -> None:
         self._task = None
+        self.stop.hide()
         for control in (self.check, self.save):
             control.setEnabled(True)
             control.setToolTip("")

@@ -22,20 +22,24 @@ State = Literal["empty", "loading", "facts", "failed"]
 TITLES: dict[Role, str] = {"base": "Base", "fine-tune": "Fine-tune"}
 
 
+def dropped_folders(data: QMimeData) -> tuple[Path, ...]:
+    """The folders that a drag brings, each once: local ones, and those of local files."""
+    paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
+    return tuple(dict.fromkeys(folder_of(p) for p in paths if os.path.exists(p)))      # False for a name that no disk can hold
+
+
 def dropped_folder(data: QMimeData) -> Path | None:
-    """The folder that a drag brings: the first local folder, or that of the first file; None for anything else."""
-    for url in data.urls():
-        path = Path(url.toLocalFile()) if url.isLocalFile() else None
-        if path is not None and os.path.exists(path):     # False for a name that no disk can hold
-            return folder_of(path)
-    return None
+    """The first folder that a drag brings; None for anything else."""
+    return next(iter(dropped_folders(data)), None)
 
 
 class CheckpointPicker(Card):
-    """Picks one checkpoint. `changed` comes when its facts are there or gone; `picked` when a source was given."""
+    """Picks one checkpoint. `changed` comes when its facts are there or gone; `picked` when a source was given; `several` with
+    a tuple of folders when more than one was dropped on a fine-tune's card."""
 
     changed = Signal()
     picked = Signal(str)
+    several = Signal(object)
 
     def __init__(self, ctx: Context, shelf: Shelf, role: Role, parent: QWidget | None = None) -> None:
         super().__init__(gap=4, margins=(16, 10, 16, 12), parent=parent)
@@ -195,6 +199,9 @@ class CheckpointPicker(Card):
     def dropEvent(self, event: QDropEvent) -> None:
         """Take the folder."""
         self.highlight(False)
-        if (folder := dropped_folder(event.mimeData())) is not None:
+        if folders := dropped_folders(event.mimeData()):
             event.acceptProposedAction()
-            self.choose(str(folder))
+            if len(folders) > 1 and self.role == "fine-tune":
+                self.several.emit(folders)
+            else:
+                self.choose(str(folders[0]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QFrame, QGridLayout, QLineEdit, QProgressBar, QWidget
+from PySide6.QtGui import QGuiApplication, QResizeEvent
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QLineEdit, QProgressBar, QWidget
 
 from app.checkpoints import CheckpointFacts
 from app.context import Context
@@ -103,6 +103,7 @@ class FailedPick(QWidget):
     def __init__(self, ctx: Context, name: str, failure: Failure, change: Call, again: Call) -> None:
         super().__init__()
         self._failure = failure
+        self._said: list[QLabel] = []
         self.setAccessibleName(f"{name} can't be used. {failure.what}")
         other = button("Choose another", dense=True, clicked=change)
         self.setFocusProxy(other)
@@ -113,12 +114,20 @@ class FailedPick(QWidget):
         for at, (head, text) in enumerate((h, t) for h, t in (("What", failure.what), ("Why", failure.why),
                                                               ("What to do", failure.remedy)) if t):
             grid.addWidget(label(head, size="small", weight=600), at, 0, Qt.AlignmentFlag.AlignTop)
-            grid.addWidget(label(text, size="small", wrap=True, selectable=True), at, 1)
+            said = label(text, size="small", wrap=True, selectable=True)
+            self._said.append(said)
+            grid.addWidget(said, at, 1)
         line = row(IconLabel(ctx.icons, "error", "danger", 18), _name(name), gap=8)
         line.setStretch(1, 1)
         self.setLayout(column(line, hairline(), 2, grid, None, row(
             other, button("Try again", "ghost", dense=True, clicked=again), None,
             tool_button(ctx.icons, "copy", "Copy details", clicked=self.copy)), gap=6))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Sentences are as high as they need to be in a column this narrow: their hints are made for a wider one."""
+        super().resizeEvent(event)
+        for said in self._said:
+            said.setMinimumHeight(said.heightForWidth(said.width()))
 
     def copy(self) -> None:
         """Put the details on the clipboard."""

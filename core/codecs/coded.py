@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.codecs import rans
 from core.codecs.contract import Stored, layout_of, logical
-from core.codecs.scales import from_half
+from core.codecs.scales import exponent_for, from_half, to_half
 from core.record import StoredTensor, TensorRecord
 
 LARGEST = 63
@@ -94,6 +95,11 @@ def dense(record: TensorRecord, stored: Stored) -> Tensor:
     return torch.addmm(change.double(), left, right).float()
 
 
+def _runs(record: TensorRecord) -> list[int]:
+    """Scales under each exponent."""
+    return [1, record.rank] if record.rank else [1]
+
+
 class Coded:
     """See the module's text."""
 
@@ -136,6 +142,29 @@ class Coded:
         assert base is not None
         change = logical(record, dense(record, stored)).to(base.device)
         return (base[:record.shape[0]].float() + change).to(record.torch_dtype)
+
+    def scales(self, record: TensorRecord, stored: Stored) -> Tensor:
+        """That of the levels and one per component of the low rank (1 + rank,)."""
+        halves = unpacked(record, stored)["scale"]
+        return torch.cat([from_half(part, e) for part, e in zip(halves.split(_runs(record)), record.exponents, strict=True)])
+
+    def rescaled(self, record: TensorRecord, stored: Stored, scales: Tensor) -> tuple[TensorRecord, dict[str, Tensor]]:
+        runs = scales.split(_runs(record))
+        record = msgspec.structs.replace(record, exponents=tuple(exponent_for(part) for part in runs))
+        halves = torch.cat([to_half(part, e) for part, e in zip(runs, record.exponents, strict=True)])
+        packed = stored["packed"].clone()
+        packed[:2 * len(scales)] = halves.view(torch.uint8).to(packed.device)
+        return record, {"packed": packed}
+
+    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+        parts = unpacked(record, stored)
+        grad = logical(record, grad).float()
+        unit = (2 + (parts["columns"] >> 4).long() % 2) * torch.exp2((parts["columns"] >> 5).float())
+        result = (torch.einsum("oi,oi->i", grad, decoded(record, parts).float()) * unit).sum()[None]
+        if not record.rank:
+            return result
+        left, right = (parts[k].float() - ZERO for k in ("left", "right"))
+        return torch.cat([result, ((left.T @ grad) * right).sum(1)])
 
     def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
         flat = x.float().reshape(-1, x.shape[-1])

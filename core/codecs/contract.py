@@ -47,6 +47,19 @@ class Codec(Protocol):
         """x D^T for x (..., in) -> (..., out) in FP32, without building the dense change where the codec allows."""
 
 
+class Tunable(Protocol):
+    """What a codec offers besides if scales of what it stores can be moved by gradients, end to end (`core.tune`)."""
+
+    def scales(self, record: TensorRecord, stored: Stored) -> Tensor:
+        """FP32 scales (n,); the change is linear in each of them, but for their rounding to FP16."""
+
+    def rescaled(self, record: TensorRecord, stored: Stored, scales: Tensor) -> tuple[TensorRecord, dict[str, Tensor]]:
+        """The record and the stored tensors with other scales (n,); all bytes but theirs stay."""
+
+    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+        """Gradient into scales (n,) of one into the stored-layout weight `grad`."""
+
+
 def layout_of(record: TensorRecord, **stored: tuple[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
     """Full names for a codec's stored tensors."""
     return {suffix: StoredTensor(f"{record.name}.{suffix}", dtype, shape)

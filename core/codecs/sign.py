@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import torch
 from torch import Tensor
 
 from core.codecs.contract import Stored, exact_result, layout_of
-from core.codecs.scales import from_half, to_half
+from core.codecs.scales import exponent_for, from_half, to_half
 from core.record import AXES, Slice, StoredTensor, TensorRecord
 from core.signs import (
     add_signs,
@@ -158,6 +159,38 @@ class Sign:
         result[:whole.shape[0]] = whole
         result[whole.shape[0]:] = stored["tail"]
         return result
+
+    def scales(self, record: TensorRecord, stored: Stored) -> Tensor:
+        """Those of all planes (planes * slots,)."""
+        return torch.cat(plane_scales(record, stored))
+
+    def rescaled(self, record: TensorRecord, stored: Stored, scales: Tensor) -> tuple[TensorRecord, dict[str, Tensor]]:
+        planes = list(scales.view(record.planes, -1))
+        record = msgspec.structs.replace(record, exponents=tuple(exponent_for(p) for p in planes))
+        return record, {**stored, "scale": join_scales(record, planes)}
+
+    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+        """Sums of grad o S over what each scale covers."""
+        result = torch.zeros_like(scales).view(record.planes, -1)
+        common = _common(record, grad)
+        for plane, (signs, values) in enumerate(zip(stored["signs"], scales.view(record.planes, -1), strict=True)):
+            signed = common * unpack_signs(signs.to(grad.device), record.shape[1], dtype=grad.dtype)
+            at = 0
+            for piece, row, column in split_scales(record, values):
+                part = signed.T if record.output_dimension else signed[piece.start:piece.stop]
+                outputs = piece.stop - piece.start
+                if piece.axis == "scalar":
+                    result[plane, at] = part.sum(dtype=torch.float32)
+                elif piece.axis == "row":
+                    result[plane, at:at + outputs] = part.sum(1, dtype=torch.float32)
+                elif piece.axis == "column":
+                    result[plane, at:at + record.inputs] = part.sum(0, dtype=torch.float32)
+                else:
+                    assert row is not None and column is not None
+                    result[plane, at:at + outputs] = part.float() @ column
+                    result[plane, at + outputs:at + outputs + record.inputs] = part.T.float() @ row
+                at += piece.slots
+        return result.flatten()
 
     def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
         flat = x.float().reshape(-1, x.shape[-1])

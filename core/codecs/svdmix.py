@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import torch
 from torch import Tensor
 
 from core.codecs.bits import has_stray_tail, pack_numbers, packed_bytes, unpack_numbers
-from core.codecs.contract import Stored, layout_of
-from core.codecs.scales import from_half, to_half
+from core.codecs.contract import Stored, layout_of, logical
+from core.codecs.scales import exponent_for, from_half, to_half
 from core.record import Ranks, StoredTensor, TensorRecord
 
 WIDTHS = (2, 3, 4, 5, 6, 8, 16)
@@ -125,6 +126,20 @@ class SvdMix:
             change = (sides[0][:, i:i + CHUNK].T @ sides[1]).float().to(base.device)
             result[i:i + CHUNK] = base[i:i + len(change)].float() + change
         return result
+
+    def scales(self, record: TensorRecord, stored: Stored) -> Tensor:
+        """One per pair of vectors (pairs,)."""
+        return unpack(record, stored["packed"])[0]
+
+    def rescaled(self, record: TensorRecord, stored: Stored, scales: Tensor) -> tuple[TensorRecord, dict[str, Tensor]]:
+        record = msgspec.structs.replace(record, exponents=(exponent_for(scales),))
+        packed = stored["packed"].clone()
+        packed[:2 * len(scales)] = to_half(scales, record.exponents[0]).view(torch.uint8)
+        return record, {"packed": packed}
+
+    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+        _, outputs, inputs = unpack(record, stored["packed"])
+        return ((outputs @ logical(record, grad).float()) * inputs).sum(1)
 
     def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
         scale, outputs, inputs = unpack(record, stored["packed"])

@@ -106,7 +106,9 @@ def test_plan_counts_to_the_byte(made: Made, ask: Ask, capsys: pytest.CaptureFix
     assert said["artifact_bytes"] == said["weights_bytes"] + said["sidecar_bytes"]
     assert said["full_bytes"] == sum(t["full_bytes"] for t in said["tensors"])
     assert sum(t["bytes"] for t in said["tensors"]) == sum(k["bytes"] for k in said["kinds"]) < said["weights_bytes"]
-    assert said["estimate"].keys() == {"seconds", "memory_bytes", "disk_bytes"}
+    guess = said["estimate"]
+    assert guess.keys() == {"seconds", "block_seconds", "memory_bytes", "memory_by_stage", "disk_bytes"}
+    assert 0 < guess["block_seconds"] < guess["seconds"] and guess["memory_bytes"] == max(guess["memory_by_stage"].values())
     assert {t["codec"] for t in said["tensors"]} >= {"same", "sign"}
     assert main(["plan", made.base, made.tuned, *FEW]) == 0
     shown = capsys.readouterr().out

@@ -89,3 +89,15 @@ def test_details_fold(qtbot: QtBot, window: QWidget) -> None:
     fold.click()
     assert fold.text() == "Hide details"
     dialog.close()
+
+
+def test_a_dialog_is_as_high_as_its_words(qtbot: QtBot, window: QWidget) -> None:
+    dialog = ErrorDialog(Icons(Theme("light")), Failure("word " * 40, "Because.", "Try again.", "trace"), parent=window)
+    dialog.show()
+    layout = dialog.layout()
+    assert layout is not None
+    qtbot.waitUntil(lambda: dialog.height() == layout.totalHeightForWidth(dialog.width()))
+    before = dialog.height()
+    next(b for b in dialog.findChildren(QPushButton) if b.text() == "Show details").click()
+    qtbot.waitUntil(lambda: dialog.height() >= before + 100)
+    dialog.close()

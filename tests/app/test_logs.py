@@ -105,3 +105,12 @@ def test_a_folder_that_cannot_be_written_disturbs_nobody(tmp_path: Path, capsys:
 def test_without_a_log_nothing_is_printed(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     logs.note(caught(RuntimeError("odd")))
     assert not caplog.records and capsys.readouterr().err == ""
+
+
+def test_refusals_are_heard_though_warnings_are_switched_off(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logging.disable(logging.WARNING)                   # as quiet commands do
+    Failure.of(caught(BadOption("There is no such folder.", "", "Give another.")))
+    logging.getLogger("some.library").warning("chatter")
+    text = kept.read_text()
+    assert "WARNING deltadeck" in text and "BadOption: There is no such folder." in text and "chatter" not in text
+    assert capsys.readouterr().err == ""

@@ -252,9 +252,25 @@ def test_every_action_has_a_text_and_no_two_share_a_key(make_shell: Callable[...
 
 def test_messages_of_any_length_fit(make_shell: Callable[..., Shell]) -> None:
     window = make_shell()
-    window.notify("word " * 200, "warning")
-    assert window.toast.geometry().right() <= window.width()
-    assert window.toast.geometry().left() >= 0
+    for text in ("word " * 200, "Kept as '/tmp/a-folder/with-a-very-long-name-indeed/queue.json.broken'.", "Copied"):
+        window.notify(text, "warning")
+        place = window.toast.geometry()
+        assert window._rail.geometry().contains(place), "it covers a page"
+        assert not any(place.intersects(item.geometry()) for item in window._items.values())
+        words = window.toast._text
+        assert words.height() >= words.heightForWidth(words.width())
+    QTest.mouseClick(window.toast, Qt.MouseButton.LeftButton)
+    assert not window.toast.isVisible()
+
+
+def test_what_the_run_page_says_is_not_said_twice(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow,
+                                                  tmp_path: Path) -> None:
+    window = make_shell(slow)
+    window.go("run")
+    add_job(window, tmp_path)
+    slow.go.set()
+    qtbot.waitUntil(lambda: all(i.state is State.DONE for i in window.ctx.jobs.items()))
+    assert "is ready" not in window.toast.text()
 
 
 def test_a_job_of_the_strip_opens_on_the_run_page(qtbot: QtBot, make_shell: Callable[..., Shell], slow: Slow,

@@ -9,22 +9,36 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from core.artifact import weights_bytes
 from core.budget import CANDIDATES, allocate, curve, is_item, options_for, parse_budget, remaining, uniform
+from core.budget_stage import forecast_depends
 from core.checkpoint import open_checkpoint
 from core.errors import BadOption, Cancelled
 from core.events import AnyEvent, Progress
 from core.forecast import Forecast, keep_forecast, load_forecast, parse_quality
 from core.job import Job, Result
+from core.methods.svdmix_vectors import decompose
 from core.plan import Plan, PlanOptions, make_plan, record_bytes
-from core.probe import SIGNS, Probe, probed_blocks, share_at
+from core.probe import (
+    BLOCKS,
+    SIGNS,
+    Candidate,
+    Probe,
+    probe,
+    probed_blocks,
+    reference_change,
+    reference_factors,
+    share_at,
+    share_of,
+)
 from core.record import TensorRecord
 from core.request import Request
-from core.sensitivity import watch_gradients
+from core.sensitivity import Slope, _Slopes, watch_gradients
+from core.variant import Variant
 from core.weights import StagedModel, TensorWeights
+from tests.core.methods.matrices import evidence
 from tests.models import (
     make_model,
     make_pair,
@@ -69,7 +83,8 @@ def _probe(plan: Plan) -> Probe:
     """Layers of falling weight, each candidate losing the less the more bits it has."""
     items = [r for r in plan.records if is_item(r)]
     shares = {r.kind: {c.key: {0: 0.5 * 4.0 ** -c.bits} for c in CANDIDATES} for r in items}
-    return Probe({r.name: 1.0 / (i + 1) for i, r in enumerate(items)}, shares)
+    own = {r.name: 1.0 / (i + 1) for i, r in enumerate(items)}
+    return Probe(own, own, shares)
 
 
 def test_a_budget_is_kept_and_more_of_it_never_loses_more(tmp_path: Path) -> None:
@@ -119,51 +134,135 @@ def test_an_equal_share_for_every_matrix_keeps_the_budget(tmp_path: Path, method
 
 
 def test_shares_between_probed_blocks_are_interpolated() -> None:
-    found = Probe({}, {"q": {"a@1": {2: 0.1, 6: 0.4}}})
+    found = Probe({}, {}, {"q": {"a@1": {2: 0.1, 6: 0.4}}})
     assert [share_at(found, "q", "a@1", b) for b in (0, 2, 4, 6, 9)] == pytest.approx([0.1, 0.1, 0.2, 0.4, 0.4])
     assert share_at(found, "k", "a@1", 3) is None and share_at(found, "q", "b@1", 3) is None
+
+
+def test_shares_between_probed_sizes_are_interpolated_and_carried_on() -> None:
+    found = Probe({}, {}, {"q": {"a@1": {2: 0.4}, "a@3": {2: 0.1}, "a@4": {2: 0.05}, "b@1": {2: 0.3}}})
+    shares = [share_of(found, "q", Candidate("a", bits), 7) for bits in (0, 1, 2, 3, 3.5, 4, 6)]
+    assert shares == pytest.approx([0.8, 0.4, 0.2, 0.1, 0.05 * 2**0.5, 0.05, 0.0125])
+    assert share_of(found, "q", Candidate("b", 1), 7) == 0.3 and share_of(found, "q", Candidate("b", 2), 7) is None
+    assert share_of(found, "k", Candidate("a", 1), 7) is None
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 5, 30, 80])
 def test_probed_blocks_lie_within_the_model(depth: int) -> None:
     blocks = probed_blocks(depth)
-    assert len(blocks) == min(4, depth) and min(blocks) >= 0 and max(blocks) < depth
+    assert len(blocks) == min(BLOCKS, depth) and min(blocks) >= 0 and max(blocks) < depth
 
 
-def test_gradients_weigh_every_token_as_a_plain_backward_pass_does(tmp_path: Path) -> None:
-    """One matrix, one sequence: |g|^2 / out from hooks against autograd through the whole model."""
+def test_a_cost_is_the_squared_slope_along_each_outputs_error(tmp_path: Path) -> None:
+    """One matrix, two sequences: against autograd's gradient of the weight, a row at a time."""
     base = save_model(tmp_path / "base", make_model("llama"))
-    seen: dict[tuple[int, str], Tensor] = {}
+    seen: dict[tuple[int, str], Slope] = {}
 
-    def note(block: int, parameter: str, expert: int | None, x: Tensor, weights: Tensor) -> None:
-        seen[block, parameter] = weights
-    ids = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(1))
+    def note(block: int, parameter: str, expert: int | None, slope: Slope) -> None:
+        seen[block, parameter] = slope
+    ids = torch.randint(0, 60, (2, 12), generator=torch.Generator().manual_seed(1))
     with open_checkpoint(base) as opened:
         model = StagedModel.of(opened)
         watch_gradients(model, TensorWeights(model, opened.view, torch.device("cpu")), ids, torch.device("cpu"), note, seed=5)
     from transformers import AutoModelForCausalLM
 
     whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    slopes: list[Tensor] = []
-    layer = whole.model.layers[0].mlp.down_proj
-
-    def watch(_: object, __: object, out: Tensor) -> None:
-        out.register_hook(slopes.append)
-    layer.register_forward_hook(watch)
-    logits = whole(ids).logits[0]
-    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=torch.Generator().manual_seed(5))
-    torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum").backward()
-    expected = slopes[0][0].square().mean(1)
+    weight = whole.model.layers[0].mlp.down_proj.weight
+    generator = torch.Generator().manual_seed(5)
+    error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    expected = 0.0
+    for one in ids:
+        logits = whole(one[None]).logits[0]
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
+        slope, = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum"), weight)
+        expected += 0.5 * float((slope * error).sum(1).square().sum())
     found = seen[0, "mlp.down_proj.weight"]            # from states kept in bf16
-    assert torch.allclose(found, expected, rtol=0.05, atol=float(expected.mean()) * 0.02)
+    assert found.sequences == 2
+    assert found.cost(error) == pytest.approx(expected, rel=0.05)
+    assert found.narrow().cost(error) == pytest.approx(expected, rel=0.08)
+    halves = [found.of(slice(0, 5)).cost(error[:5]), found.of(slice(5, None)).cost(error[5:])]
+    assert sum(halves) == pytest.approx(found.cost(error))
+
+
+def test_a_reference_is_nearly_the_best_of_its_rank() -> None:
+    found = evidence(60, 90)
+    h = found.parts[0][0]
+    left = found.change - reference_change(reference_factors(found.change, h), torch.device("cpu"))
+    rank = reference_factors(found.change, h)[0].shape[1]
+    best_left, best_right = decompose(found.change, h, rank)
+    best = found.change - best_left @ best_right
+    lost, least = (float(((e @ h) * e).sum()) for e in (left, best))
+    assert least <= lost < 1.1 * least
+
+
+def test_every_matrix_is_weighed_and_better_candidates_cost_less(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    ways = [Candidate("deltamix-h", 0.75), Candidate("coded", 4.5)]
+    with open_checkpoint(tmp_path / "base") as a, open_checkpoint(tmp_path / "tuned") as b:
+        model, cpu = StagedModel.of(b), torch.device("cpu")
+        names = [r.name for r in plan.records if is_item(r)]
+        ids = torch.randint(2, 60, (9, 24), generator=torch.Generator().manual_seed(1))
+        found, references = probe(model, Variant(a, b, plan.records), TensorWeights(model, b.view, cpu), ids, cpu, names, ways)
+    assert set(found.own) == set(found.reference) == set(references) == set(names)
+    assert all(0 < found.reference[n] < found.own[n] for n in names)
+    for kind, shares in found.shares.items():
+        assert all(shares["coded@4.5"][block] < 0.2 * s for block, s in shares["deltamix-h@0.75"].items()), kind
+
+
+def _probed_mixture(folder: Path, ids: torch.Tensor, ways: list[Candidate]) -> Probe:
+    base, tuned = make_pair(folder, "mixtral", None)
+    with open_checkpoint(base) as a, open_checkpoint(tuned) as b:
+        model, cpu = StagedModel.of(b), torch.device("cpu")
+        records = make_plan(a, b, PlanOptions()).records
+        names = [r.name for r in records if is_item(r)]
+        return probe(model, Variant(a, b, records), TensorWeights(model, b.view, cpu), ids, cpu, names, ways)[0]
+
+
+def test_one_expert_stands_for_its_kind_in_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[TensorRecord] = []
+    monkeypatch.setattr("core.probe._share", lambda record, *rest: learnt.append(record))
+    _probed_mixture(tmp_path, torch.randint(2, 60, (6, 16), generator=torch.Generator().manual_seed(1)), [Candidate(SIGNS, 1)])
+    assert any("experts" in r.name for r in learnt)
+    assert len({(r.kind, r.block) for r in learnt}) == len(learnt)
+
+
+def test_an_expert_that_no_judging_token_reached_is_worth_something(tmp_path: Path) -> None:
+    found = _probed_mixture(tmp_path, torch.full((6, 16), 5), [])       # the same token all over: two experts of four
+    experts = {name: cost for name, cost in found.own.items() if "experts" in name}
+    assert len(set(experts.values())) < len(experts) and min(experts.values()) > 0
+
+
+def test_a_matrix_without_any_share_is_better_off_with_signs(tmp_path: Path) -> None:
+    record = next(r for r in _plan(tmp_path).records if is_item(r))
+    ways = options_for(record, Probe({record.name: 1.0}, {record.name: 1.0}, {}))
+    assert [loss for way, loss in ways if way.codec == "sign"] == [0.5]
+
+
+def test_part_of_the_tokens_is_no_number_of_sequences() -> None:
+    seen: list[int] = []
+    weight = torch.ones(3, 5)
+    with _Slopes(0, {"w": weight}, torch.zeros(2, 4), lambda *told: seen.append(told[3].sequences)):
+        whole, part = (torch.nn.functional.linear(torch.ones(n, 5, requires_grad=True), weight) for n in (8, 6))
+    whole.sum().backward()
+    part.sum().backward()
+    assert seen == [2, 0]
+
+
+def test_a_forecast_depends_on_how_embeddings_are_stored(tmp_path: Path) -> None:
+    _plan(tmp_path)
+    with open_checkpoint(tmp_path / "base") as a, open_checkpoint(tmp_path / "tuned") as b:
+        asked = [_request(tmp_path, a.folder, b.folder, "x", embeddings=how) for how in ("auto", "full")]
+        one, other = (forecast_depends(request, a, b, 24, "", torch.device("cpu")) for request in asked)
+    assert one != other
 
 
 # ------------------------------------------------------------------------------------------------------- jobs
 @pytest.fixture
 def few_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """One candidate below signs and one above: the others take time and show nothing else."""
-    ways = tuple(c for c in CANDIDATES if c.method == SIGNS or c.bits in (0.5, 3))
+    ways = (Candidate(SIGNS, 1), Candidate("deltamix-h", 0.5), Candidate("coded", 3))
     monkeypatch.setattr("core.budget.CANDIDATES", ways)
+    monkeypatch.setattr("core.budget.OFFERED", ways)
     monkeypatch.setattr("core.forecast.CANDIDATES", ways)
 
 
@@ -265,7 +364,7 @@ def test_no_method_takes_more_than_the_whole_matrix(tmp_path: Path) -> None:
 
 
 def test_a_damaged_forecast_is_as_good_as_none(tmp_path: Path) -> None:
-    found = Forecast(Probe({"a": 1.0}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, 0.0, 0.3)
+    found = Forecast(Probe({"a": 1.0}, {"a": 0.5}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, 0.0, 0.3)
     keep_forecast(tmp_path, "k", found)
     assert load_forecast(tmp_path, "k") == found
     whole = (tmp_path / "k.json").read_bytes()
@@ -276,9 +375,9 @@ def test_a_damaged_forecast_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_the_law_goes_through_both_measured_points() -> None:
-    found = Forecast(Probe({}, {}), 1.0, 0.8, 0.05, 0.0, 0.25)
+    found = Forecast(Probe({}, {}, {}), 1.0, 0.8, 0.05, 0.0, 0.25)
     assert found.kl(1.0) == pytest.approx(0.8) and found.kl(0.25) == pytest.approx(0.05) and found.kl(0.0) == 0.0
-    assert Forecast(Probe({}, {}), 1.0, 0.8, 0.9, 0.0, 0.25).power == 1.0      # signs that help nothing say nothing
+    assert Forecast(Probe({}, {}, {}), 1.0, 0.8, 0.9, 0.0, 0.25).power == 1.0      # references that help nothing say nothing
 
 
 @pytest.mark.parametrize(("settings", "words"), [
@@ -294,6 +393,6 @@ def test_records_name_what_was_left_out(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     found = _probe(plan)
     rest = {name: 0.0 for name in list(found.own)[1:]}
-    chosen = allocate(plan.records, Probe({**found.own, **rest}, found.shares), int(plan.weights_bytes * 0.6))
+    chosen = allocate(plan.records, Probe({**found.own, **rest}, found.reference, found.shares), int(plan.weights_bytes * 0.6))
     left: list[TensorRecord] = [b for a, b in zip(plan.records, chosen, strict=True) if is_item(a) and b.codec == "same"]
     assert left and all(r.note.startswith("Left out") for r in left)

@@ -14,8 +14,16 @@ from transformers import PreTrainedTokenizerFast
 from core.artifact import Delta
 from core.calibration import split_samples
 from core.checkpoint import open_checkpoint
-from core.errors import BadOption, CalibrationUnusable, Cancelled, DeltaCorrupt
-from core.evaluate import HeldOutText, evaluate_answers, evaluate_delta, evaluate_tasks, held_out_text, layer_recoveries
+from core.errors import ArchitectureMismatch, BadOption, CalibrationUnusable, Cancelled, DeltaCorrupt
+from core.evaluate import (
+    HeldOutText,
+    check_fine_tune,
+    evaluate_answers,
+    evaluate_delta,
+    evaluate_tasks,
+    held_out_text,
+    layer_recoveries,
+)
 from core.record import Losses, Slice
 from tests.core.test_export import make_delta
 from tests.models import (
@@ -174,3 +182,16 @@ def test_a_damaged_delta_is_not_evaluated(tmp_path: Path, made: tuple[Path, Path
     weights.write_bytes(raw)
     with open_checkpoint(made[0]) as base, open_checkpoint(made[1]) as tuned, pytest.raises(DeltaCorrupt, match="damaged"):
         evaluate_delta(made[2], base, tuned, text, device="cpu")
+
+
+def test_a_fine_tune_of_another_width_is_refused_at_once(tmp_path: Path, made: tuple[Path, Path, Delta],
+                                                         tokenizer: PreTrainedTokenizerFast) -> None:
+    text = text_for(made, tmp_path / "text.txt", 160)
+    (tmp_path / "wide").mkdir()
+    _, wide = make_pair(tmp_path / "wide", "llama-tied", tokenizer, hidden_size=64, intermediate_size=96)
+    with open_checkpoint(made[0]) as base, open_checkpoint(wide) as tuned, pytest.raises(
+            ArchitectureMismatch, match=r"can't be the fine-tune of this delta: its '.*' is \d+") as caught:
+        evaluate_delta(made[2], base, tuned, text, device="cpu")
+    assert caught.value.why and caught.value.remedy
+    with open_checkpoint(made[1]) as tuned:
+        check_fine_tune(made[2], tuned)

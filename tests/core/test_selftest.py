@@ -85,3 +85,23 @@ def test_whatever_a_check_raises_is_its_problem() -> None:
     def broken() -> str:
         raise RuntimeError("no kernel image\nis available")
     assert selftest.perform(selftest.Check("x", "cuda", broken)).problem == "RuntimeError: no kernel image is available"
+
+
+def test_time_to_make_kernels_ready_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import njit
+
+    def compiling() -> str:
+        return "" if njit(lambda x: x + 1)(1) == 2 else "wrong"
+    found = selftest.perform(selftest.Check("x", "cpu", compiling))
+    assert found.problem == "" and found.preparing > found.seconds > 0
+    assert selftest.perform(selftest.Check("x", "cpu", lambda: "")).preparing == 0
+
+
+def test_kernels_that_call_others_are_found_again_in_the_cache() -> None:
+    """What they close over must be the same bytes in every process."""
+    import pickle
+
+    from core import overlay_kernels
+
+    for part, name in ((overlay_kernels._fill(1, 8), "fill_1_8"), (overlay_kernels._quick(1, 8), "quick_1_8")):
+        assert pickle.loads(pickle.dumps(part)) == f"{name}_{overlay_kernels.VERSION}"

@@ -17,7 +17,7 @@ from core.checkpoint import open_checkpoint
 from core.demo import tiny_trio
 from core.errors import BadOption, TasksUnavailable
 from core.task_data import find_task_data, is_plain
-from core.tasks import LoadedTask, _library, load_tasks, report, run_tasks
+from core.tasks import LoadedTask, _library, load_tasks, nearest, report, run_tasks
 from tests.core.test_fidelity import CPU, staged
 from tests.models import one_thread  # noqa: F401 (takes effect by being here)
 
@@ -181,3 +181,30 @@ def test_a_loaded_task_is_plain_data(tmp_path: Path) -> None:
     assert isinstance(task, LoadedTask)
     assert [i.args for i in task.questions[0].instances] == [
         ("Question: {{ 7 * 6 }}\nAnswer:", " {{ 1 }}"), ("Question: {{ 7 * 6 }}\nAnswer:", " [1, 2]")]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("own.jsonl", b'{"question": "a"}\n{"question": \n', "Line 2 of own.jsonl is not valid JSON"),
+    ("own.jsonl", b'\n["a"]\n', "Line 2 of own.jsonl is no JSON object"),
+    ("own.jsonl", b'{"question": "\xff\xfe"}\n', "Line 1 of own.jsonl is not valid JSON"),
+    ("own.jsonl", b"\n\n", "own.jsonl holds no question"),
+    ("own.jsonl", b'{"question": "a", "answers": []}\n', "no plain set of questions.*lacks answer and choices"),
+    ("own.json", b'[{"question": "a"}]', "no plain set of questions"),
+    ("own.parquet", b"PAR1 and no more", "own.parquet is no parquet file, or was cut short"),
+    ("piqa.jsonl", b'{"goal": "x"\n', "Line 1 of piqa.jsonl is not valid JSON"),
+])
+def test_malformed_data_is_refused_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes,
+                                                words: str) -> None:
+    monkeypatch.setattr("core.tasks._library", small_library)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TasksUnavailable, match=words) as caught:
+        load_tasks([name.partition(".")[0]], tmp_path / "scratch", data=tmp_path)
+    assert "hub" not in str(caught.value) and caught.value.remedy
+
+
+def test_a_name_in_another_order_of_words_is_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.tasks._library", small_library)
+    for given, meant in (("easy_arc", "arc_easy"), ("challenge-arc", "arc_challenge"), ("hellaswg", "hellaswag")):
+        with pytest.raises(TasksUnavailable, match=f"Did you mean '{meant}'"):
+            load_tasks([given], tmp_path / "scratch")
+    assert nearest("zzz", []) == ""

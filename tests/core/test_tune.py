@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from core.checkpoint import open_checkpoint
 from core.codecs.sign import plane_scales
+from core.errors import Cancelled
+from core.events import TunePoint
 from core.fit import keep_guess
+from core.job import Job
+from core.journal import Journal
 from core.plan import PlanOptions, make_plan
+from core.request import Request
 from core.signs import pack_change, unpack_signs
 from core.tune import Tuner
 from core.variant import Variant
@@ -20,6 +25,7 @@ from core.weights import StagedModel, TensorWeights
 from tests.models import (
     make_pair,
     one_thread,  # noqa: F401 (takes effect by being here)
+    write_text,
 )
 
 CPU = torch.device("cpu")
@@ -103,3 +109,31 @@ def test_a_product_wrongly_left_out_is_made_after_all(tmp_path: Path) -> None:
     tuner.unread = {0: "mlp.down_proj.weight"}
     assert torch.equal(gradient(tuner)[1], wanted)
     assert tuner.unread[0] == ""
+
+
+@pytest.mark.parametrize(("recipe", "damaged"), [("deltamix-h", False), ("coded", False), ("coded", True)])
+def test_killed_tuning_of_any_codec_goes_on_to_the_same_bytes(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, recipe: str,
+                                                              damaged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.tune_stage.SAVE_EVERY", -1.0)
+    base, tuned = make_pair(tmp_path, "llama", tokenizer, num_hidden_layers=1)
+    text = str(write_text(tmp_path))
+
+    def job(name: str, points: list[TunePoint], stop: int) -> Job:
+        request = Request(base=str(base), fine_tuned=str(tuned), output=str(tmp_path / name), calibration=text, samples=4,
+                          tune_samples=100, sequence_length=24, recipe=recipe, embeddings="full")
+        return Job(request, lambda event: points.append(event) if isinstance(event, TunePoint) else None,
+                   lambda: len(points) > stop)
+    whole: list[TunePoint] = []
+    job("whole", whole, 99).run()
+    with pytest.raises(Cancelled):
+        job("stopped", [], 2).run()
+    journal = Journal(tmp_path / "stopped.job")
+    entry = journal.read("tune-state")
+    assert entry is not None and entry.extra["step"] >= 1
+    if damaged:                                        # as of a version that tuned fewer scales
+        journal.write("tune-state", [], {"state": {k: v[1:] for k, v in entry.tensors["state"].items()}}, entry.extra)
+    rest: list[TunePoint] = []
+    job("stopped", rest, 99).run()
+    assert (len(rest) == len(whole)) == damaged
+    file = "delta_model.safetensors"
+    assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -424,3 +424,12 @@ def test_refusing_writes_nothing(folder: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.parent.rglob("*"))
     refused(folder, BadSafetensors, "missing")
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.parent.rglob("*")) == before
+
+
+def test_a_tokenizer_of_a_terabyte_is_not_read(tmp_path: Path) -> None:
+    from core.checkpoint_files import sidecar_files
+
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(Refused, match=r"tokenizer\.json has 1,099,511,627,776 bytes"):
+        sidecar_files(tmp_path)

@@ -407,7 +407,7 @@ def test_a_missing_shard(tmp_path: Path) -> None:
 def test_a_weight_file_that_is_none(folder: Path, content: bytes) -> None:
     (folder / WEIGHTS).write_bytes(content)
     rewrite(folder, lambda c: None)
-    refused(lambda: open_delta(folder), DeltaCorrupt, "is damaged|stored tensors differ")
+    refused(lambda: open_delta(folder), DeltaCorrupt, "too short|broken header|announces a header|stored tensors differ")
 
 
 # -------------------------------------------------------------------------------------------------- anything else

@@ -27,7 +27,7 @@ from app.jobs.runstate import RunState, TuneCurve
 from app.library.memory import Memory
 from app.library.reading import read_card, read_delta
 from app.paths import expanded
-from app.settings import Settings
+from app.settings import Options, Settings
 from app.widgets.picker import dropped_folder
 from core.calibration_sources import documents, parse_source
 from core.checkpoint import open_checkpoint
@@ -68,7 +68,7 @@ def test_settings(tmp_path: Path) -> None:
         path.write_bytes(content)
         found = Settings(path)
         assert 0.8 <= found.options.zoom <= 1.5 and found.library.is_absolute()
-        assert found.message or msgspec.json.decode(content)
+        assert found.message or msgspec.json.decode(content, type=Options)
 
 
 def test_the_queue(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def deck_facts(session: ChatSession, columns: int) -> dict[str, str]:
     nbytes = sum(v.bytes for v in rest if v.kind == "delta")
     words = f"{len(rest)} ready" + (f", {short_size(nbytes)}" if nbytes else "")
     many = ", side by side" if columns > 1 else ""
-    return {"Base": session.base_name, "In memory": f"{short_size(facts.weights)}, one copy",
+    where = f"over {facts.spread}" if facts.spread else "one copy"
+    return {"Base": session.base_name, "In memory": f"{short_size(facts.weights)}, {where}",
             "Variants": words if rest else "none",
             "Applied": f"{facts.how}{many if facts.how == 'overlay' else ''}", "Process": f"{size(facts.process)} in all"}

@@ -14,11 +14,23 @@ from app.planning import PlanFacts, fit_words
 from app.tasks import Failure
 from app.widgets.basics import Card, button, label, row
 from app.widgets.charts.change_chart import TITLE, ChangeChart
+from app.widgets.picker import CheckpointPicker
 from app.widgets.states import CardsPicture, ErrorCard, Skeleton, WarningStrip
 from app.words import count, plain_tip, size
 
 _TITLES = {"ArchitectureMismatch": "These two checkpoints do not fit", "TensorsMissing": "These two checkpoints do not fit",
            "NotFinite": "A weight is no number", "UnsupportedModel": "This kind of model is not known here"}
+
+
+def what_to_choose(base: CheckpointPicker, tuned: CheckpointPicker) -> tuple[str, str]:
+    """Title and sentence while there is no pair."""
+    then = "How much each kind of layer changed is shown here then, and how large the delta will be, before anything is done."
+    if "loading" in (base.state, tuned.state):
+        return "Reading", then
+    if not base.source and not tuned.source:
+        return "Choose a base and a fine-tune of it", then
+    missing = "base" if base.facts is None else "fine-tune"
+    return f"Now choose {'another' if 'failed' in (base.state, tuned.state) else 'a'} {missing}", then
 
 
 class Outcome(QWidget):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,25 +12,27 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
-from app.checkpoints import Choice, likely_bases
 from app.context import Context
 from app.jobs.queue import OPEN
+from app.pages.compress.batch import Batch
+from app.pages.compress.batch_card import AddMore, BatchCard, button_words
 from app.pages.compress.demo_bar import Demo
 from app.pages.compress.fields import Zoomed
 from app.pages.compress.first_run import first_run
-from app.pages.compress.outcome import Outcome
+from app.pages.compress.outcome import Outcome, what_to_choose
 from app.pages.compress.planner import Planner
 from app.pages.compress.predicted import PredictedCard
 from app.pages.compress.recipe import delta_name, free_name, name_problem, outputs_taken
 from app.pages.compress.recipe_card import RecipeCard
+from app.pages.compress.sending import Order, send
 from app.pages.compress.size_card import SizeCard
-from app.pages.compress.start_bar import StartBar, when_words
+from app.pages.compress.start_bar import StartBar
+from app.pages.compress.suggestions import Suggestions
 from app.planning import PlanFacts
 from app.tasks import Failure
-from app.widgets.basics import PageHeader, boxed, button, column, scrolled, set_look, tool_button
-from app.widgets.picker import CheckpointPicker, dropped_folder
+from app.widgets.basics import PageHeader, boxed, column, scrolled, set_look, tool_button
+from app.widgets.picker import CheckpointPicker, dropped_folder, dropped_folders
 from app.widgets.picker_choose import Shelf
-from core.errors import DeltadeckError
 
 RIGHT = 384
 """Width of the right column at zoom 1."""
@@ -56,12 +58,16 @@ class CompressPage(QWidget):
         self.sizing = SizeCard(ctx)
         self.recipe = RecipeCard(ctx)
         self.start_bar = StartBar(ctx, self.start)
+        self.batch = Batch(ctx, self._request_of, self._is_taken_or_first, self)
+        self.more = AddMore(ctx, self.shelf, self.take_several)
+        self._suggestions = Suggestions(ctx, self.outcome, self.base, self.shelf, self)
         self.swap = tool_button(ctx.icons, "swap", "Swap base and fine-tune", size=16, clicked=self.swap_pair)
-        self._suggested: tuple[Choice, ...] = ()
         self._build()
         for picker in (self.base, self.tuned):
             picker.changed.connect(self._pair_changed)
         self.tuned.changed.connect(self._name_from_tuned)
+        self.tuned.several.connect(self.take_several)
+        self.batch.changed.connect(self._restate)
         self.recipe.changed.connect(self._recipe_changed)
         self.recipe.place_changed.connect(self._place_changed)
         self.sizing.changed.connect(self._recipe_changed)
@@ -100,7 +106,9 @@ class CompressPage(QWidget):
         left.setContentsMargins(0, 0, 0, 0)
         left.setSpacing(12)
         left.addWidget(self._pickers)
+        left.addWidget(BatchCard(ctx, self.batch))
         left.addWidget(self.outcome, 1)
+        self.tuned.head.insertWidget(1, self.more)
         right = QVBoxLayout()
         right.setContentsMargins(0, 0, 0, 0)
         right.setSpacing(12)
@@ -129,6 +137,7 @@ class CompressPage(QWidget):
         self.stack.addWidget(self._first)
         self.setLayout(column(header, self.demo.strip, self.stack, gap=0, margins=(24, 0, 24, 16)))
         cast(QVBoxLayout, self.layout()).setStretch(2, 1)
+        self._batch_base = ""
         self._is_first = not ctx.settings.options.recent and not ctx.jobs.items()
         self.stack.setCurrentWidget(self._first if self._is_first else self._main)
 
@@ -157,6 +166,14 @@ class CompressPage(QWidget):
     def take(self, path: Path) -> None:
         """A checkpoint folder from outside: for the first picker that is empty."""
         self._taker().choose(str(path))
+
+    def take_several(self, sources: Iterable[str | Path]) -> None:
+        """Fine-tunes of one base: the first stands in its card where that is empty, the others in the list below."""
+        self._leave_first()
+        rest = [str(source) for source in sources]
+        if rest and self.tuned.state in ("empty", "failed"):
+            self.tuned.choose(rest.pop(0))
+        self.batch.add(rest, (self.base.source, self.tuned.source))
 
     def choose_checkpoints(self) -> None:
         """From the first page to the pickers, with the list open."""
@@ -215,21 +232,15 @@ class CompressPage(QWidget):
             self.sizing.clear()
             if self.tuned.facts is not None:
                 self.predicted.set_full(self.tuned.facts.bytes)
-            self.outcome.ask(*self._what_to_choose())
+            self.outcome.ask(*what_to_choose(self.base, self.tuned))
         else:
-            self._suggested = ()
+            self._suggestions.clear()
             self._plan()
+        self.more.setVisible(self.tuned.facts is not None)
+        if self.base.source != self._batch_base:
+            self._batch_base = self.base.source
+            self.batch.again()
         self._restate()
-
-    def _what_to_choose(self) -> tuple[str, str]:
-        """Title and sentence."""
-        then = "How much each kind of layer changed is shown here then, and how large the delta will be, before anything is done."
-        if "loading" in (self.base.state, self.tuned.state):
-            return "Reading", then
-        if not self.base.source and not self.tuned.source:
-            return "Choose a base and a fine-tune of it", then
-        missing = "base" if self.base.facts is None else "fine-tune"
-        return f"Now choose {'another' if 'failed' in (self.base.state, self.tuned.state) else 'a'} {missing}", then
 
     def _plan(self) -> None:
         if self.base.facts is not None and self.tuned.facts is not None:
@@ -241,14 +252,19 @@ class CompressPage(QWidget):
         recipe = replace(self.recipe.recipe(), budget=asked.budget, quality=asked.quality)
         return recipe.request(self.base.source, self.tuned.source, output)
 
+    def _request_of(self, source: str, name: str) -> dict[str, Any]:
+        return {**self._request(self.recipe.folder_path() / name), "fine_tuned": source}
+
     def _recipe_changed(self) -> None:
         self.sizing.forbid(self.recipe.recipe().one_size)
         if not self.sizing.problem():
             self._plan()
+            self.batch.again()
         self._restate()
 
     def _place_changed(self) -> None:
         self._plan()
+        self.batch.again()
         self._restate()
 
     def _measuring(self) -> None:
@@ -275,35 +291,17 @@ class CompressPage(QWidget):
         self.predicted.clear()
         if self.tuned.facts is not None:
             self.predicted.set_full(self.tuned.facts.bytes)
-        self._show_refusal(failure)
+        self._suggestions.refuse(failure, self.base.facts, self.tuned.facts)
         self._restate()
-        tuned, base, choices = self.tuned.facts, self.base.facts, self.shelf.choices
-        if tuned is not None and base is not None and failure.details.startswith(("ArchitectureMismatch", "TensorsMissing")):
-            known = tuple(c for c in choices if c.source != base.source)
-            self._ctx.tasks.run(self, lambda task: likely_bases(known, tuned), self._suggest, self._nothing_to_suggest)
-
-    def _show_refusal(self, failure: Failure) -> None:
-        named = {c.name: c for c in reversed(self._suggested)}       # the first of a name
-        buttons = [button(f"Use {c.name} as the base", "primary" if i == 0 else "", tip=c.source, clicked=self._user_of(c))
-                   for i, c in enumerate(list(reversed(named.values()))[:2])]
-        self.outcome.refuse(failure, buttons or [button("Change the base...", clicked=self.base.open_chooser)])
-
-    def _user_of(self, choice: Choice) -> Callable[[], object]:
-        return lambda: self.base.choose(choice.source)
-
-    def _suggest(self, found: tuple[Choice, ...]) -> None:
-        self._suggested = found
-        if found and self.planner.failure is not None:
-            self._show_refusal(self.planner.failure)
-
-    def _nothing_to_suggest(self, failure: Failure) -> None:
-        self._suggested = ()
 
     # ----------------------------------------------------------------------------------------- name and start
     def _is_taken(self, name: str) -> bool:
         output = self.recipe.folder_path() / name
         made = outputs_taken(i.output for i in self._ctx.jobs.items() if i.state in OPEN)
         return os.path.lexists(output) or str(output) in made
+
+    def _is_taken_or_first(self, name: str) -> bool:
+        return name == self.recipe.name.text().strip() or self._is_taken(name)
 
     def _name_from_tuned(self) -> None:
         if not self.recipe.is_named_by_hand:
@@ -323,7 +321,7 @@ class CompressPage(QWidget):
             if picker.facts is None:
                 return f"Choose a {title} first.", ""
         if self.planner.failure is not None:
-            return "These two can't be compressed.", ""
+            return ("" if self.batch.of("ready") else "These two can't be compressed."), ""
         facts = self.planner.facts
         if facts is None:
             return "What changed is being measured.", ""
@@ -337,36 +335,34 @@ class CompressPage(QWidget):
 
     def _restate(self) -> None:
         reason, remedy = self._reason()
+        reason = reason or self.batch.reason
         name = self.recipe.name.text().strip()
         self.recipe.mark_place(remedy == "name" or bool(self.tuned.facts and name_problem(name)))
         if remedy == "name":
             self.start_bar.say(reason, f"Use {free_name(name, self._is_taken)}", self._use_free_name)
         else:
             self.start_bar.say(reason)
+        self.start_bar.button.setText(button_words(self.batch, self.planner.failure is None))
 
     def start(self) -> None:
-        """Add the job to the queue; to the Run page if it starts at once."""
+        """Add the jobs to the queue; to the Run page if a lone one starts at once."""
         facts, base, tuned = self.planner.facts, self.base.facts, self.tuned.facts
         self._restate()
-        if self.start_bar.reason or facts is None or base is None or tuned is None:
+        if self.start_bar.reason or base is None or tuned is None:
             self._ctx.notify(self.start_bar.reason, "warning")
             return
-        ctx, name, when = self._ctx, self.recipe.name.text().strip(), when_words(self._ctx)
-        request = self._request(self.recipe.output())
-        try:
-            item = ctx.jobs.add(name, request, facts.expect, base.name, tuned.name, facts.seconds)
-        except DeltadeckError as e:
-            ctx.show_error(Failure.of(e))
-            return
-        ctx.settings.remember(base.source)
-        ctx.settings.remember(tuned.source)
+        orders = [Order(e.output, self._request_of(e.source, e.output), e.plan, e.facts) for e in self.batch.of("ready")
+                  if e.plan is not None and e.facts is not None]
+        if facts is not None:
+            orders.insert(0, Order(self.recipe.name.text().strip(), self._request(self.recipe.output()), facts, tuned))
+        refused = send(self._ctx, base, orders)
+        for order in orders:
+            if order.name in refused:
+                self.batch.refuse(order.facts.source, refused[order.name])
+            else:
+                self.batch.remove(order.facts.source)
         self.recipe.is_named_by_hand = False
         self._name_from_tuned()
-        current = ctx.jobs.current()
-        if current is not None and current.id == item.id:
-            ctx.go("run")
-        else:
-            ctx.notify(f"'{name}' was added to the queue. {when}.", "success")
 
     # ------------------------------------------------------------------------------------------------- dropping
     def _taker(self) -> CheckpointPicker:
@@ -386,11 +382,14 @@ class CompressPage(QWidget):
         self._unmark()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Take the folder."""
+        """Take the folder; several are fine-tunes."""
         self._unmark()
-        if (folder := dropped_folder(event.mimeData())) is not None:
+        if folders := dropped_folders(event.mimeData()):
             event.acceptProposedAction()
-            self._taker().choose(str(folder))
+            if len(folders) > 1:
+                self.take_several(folders)
+            else:
+                self._taker().choose(str(folders[0]))
 
     def _unmark(self) -> None:
         for picker in (self.base, self.tuned):

@@ -16,11 +16,12 @@ from app.words import about
 
 
 def when_words(ctx: Context) -> str:
-    """When a job that is added now would start."""
-    ahead = sum(item.state == State.WAITING or item.is_on_worker for item in ctx.jobs.items())
-    if not ahead:
-        return "Starts at once"
-    seconds = ctx.jobs.seconds_ahead()
+    """When, and where if elsewhere, a job that is added now would start."""
+    where = ctx.settings.where
+    ahead = sum(item.where == where and (item.state == State.WAITING or item.is_on_worker) for item in ctx.jobs.items())
+    if not ahead or ctx.jobs.has_room(where):
+        return "Sent to the Ray cluster at once" if where else "Starts at once"
+    seconds = ctx.jobs.seconds_ahead(where=where)
     return f"Starts after {jobs_words(ahead)}" + (f", in about {about(seconds)}" if seconds is not None else "")
 
 

@@ -67,6 +67,7 @@ class Desk(QObject):
         super().__init__(page)
         self._ctx, self._page = ctx, page
         self._task: Task | None = None
+        self._unread: Failure | None = None
         self.busy = ""
         self.activity = ActivityBar()
         self.activity.cancelled.connect(self.cancel)
@@ -99,6 +100,13 @@ class Desk(QObject):
         self._end()
         details = button("Details...", dense=True, clicked=partial(self._ctx.show_error, failure))
         self._say("danger", failure.what, " ".join(x for x in (failure.why, failure.remedy) if x), details)
+
+    def warn_unread(self, failure: Failure) -> None:
+        """Say once that the folder could not be read again: what is listed may no longer be so."""
+        if failure is not self._unread:
+            self._unread = failure
+            self._say("danger", "The library could not be read again", f"{failure.what} {failure.remedy} What is listed is as it "
+                      "was read before.")
 
     def cancel(self) -> None:
         """End what is under way; nothing half-written stays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QRectF, QSize, QSortFilterProxyModel, Qt, Signal
 from PySide6.QtGui import QPainter, QResizeEvent
 from PySide6.QtWidgets import (
@@ -29,6 +31,15 @@ SHOWN = (("Layer", 54), ("Axis", 66), ("Won by", 50), ("Recovery", 64), ("Size",
 
 class _InOrder(QSortFilterProxyModel):
     """Sorted by the raw values; by layer means in the order in which data meets them."""
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """What is listed as an axis may be another codec, too: that is how a layer's change is stored."""
+        if orientation == Qt.Orientation.Horizontal and section == _AT["Axis"]:
+            if role == Qt.ItemDataRole.DisplayRole:
+                return "How"
+            if role == Qt.ItemDataRole.ToolTipRole:
+                return "How the change is stored. Row: one scale per output. Column: one per input"
+        return super().headerData(section, orientation, role)
 
     def lessThan(self, left: AnyIndex, right: AnyIndex) -> bool:
         if left.column() == _AT["Layer"]:

@@ -199,6 +199,8 @@ class DeltasPage(QWidget):
             self._show_loading()
         else:
             self._stack.setCurrentIndex(LIST if entries or library.trash.pending() or self.desk.busy else EMPTY)
+            if library.failure is not None:
+                self.desk.warn_unread(library.failure)
         self._folder_note.setText(f"The library is the folder {library.root}; Settings choose another.")
         self._header_words(entries)
         if self._wanted is not None and self.table.choose(self._wanted):

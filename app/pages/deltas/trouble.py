@@ -48,7 +48,7 @@ class NoticeBar(QFrame):
         super().__init__(parent)
         self.setProperty("look", "strip")
         self._icon = IconLabel(icons, "info", "text-faded")
-        self._title = label(weight=600, elide=True)
+        self._title = label(weight=600, wrap=True)     # it may end with the number that was short
         self._text = label(size="small", wrap=True, selectable=True)
         self._buttons = row(gap=8)
         line = row(self._icon, self._title, self._buttons, gap=10)
@@ -61,7 +61,7 @@ class NoticeBar(QFrame):
         """Say something; the former buttons go."""
         set_look(self, tone=tone)
         self._icon.set_icon(_ICONS[tone], "text-faded" if tone == "faded" else tone)
-        self._title.setText(title)
+        self._title.setText(breakable(title))
         self._text.setText(breakable(text if len(text) <= _LONGEST else text[:_LONGEST] + "..."))
         self._text.setVisible(bool(text))
         self.setAccessibleName(f"{title}. {text}" if text else title)

@@ -161,6 +161,8 @@ def tune_start_text(state: RunState | None, item: QueueItem) -> str:
         return "Left out: this job takes no samples for tuning"
     if item.state == State.DONE:
         return "This job was not tuned"
+    if item.state in (State.FAILED, State.CANCELLED):
+        return "The job ended before it was tuned"
     if state is None or state.stage in ("", "plan", "prepare") or not state.blocks:
         return "Starts after the last block"
     if state.state not in (State.RUNNING, State.PAUSING):

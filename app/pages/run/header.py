@@ -34,6 +34,7 @@ class RunHeader(QWidget):
         self.base = ElidedLabel()
         self.base.setProperty("weight", "500")
         self.method = badge("", "faded")
+        self.place = badge("Ray cluster", "faded")
         self.jobs = QComboBox()
         self.jobs.setAccessibleName("Job to show")
         self.jobs.setToolTip("Show another job of the queue")
@@ -46,7 +47,7 @@ class RunHeader(QWidget):
         line = QHBoxLayout(self)
         line.setContentsMargins(0, 0, 0, 0)
         line.setSpacing(8)
-        for made in (self.name, self._on, self.base, self.method):
+        for made in (self.name, self._on, self.base, self.method, self.place):
             line.addWidget(made)
         line.addSpacing(4)
         line.addStretch(1)
@@ -60,8 +61,10 @@ class RunHeader(QWidget):
             made.setVisible(item is not None)
         self.name.setText(item.name if item is not None else "Run")
         self._list(item, items)
+        self.place.setVisible(item is not None and bool(item.where))
         if item is None:
             return
+        self.place.setToolTip(f"It runs on the cluster {item.where}")
         self.base.setText(item.base_name or "its base")
         self.method.setText(method_text(item))
         self.resume.setVisible(item.can_resume)

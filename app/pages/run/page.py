@@ -181,8 +181,8 @@ class RunPage(QWidget):
         current = jobs.current()
         if wanted is None:
             self._turn_to("")
-        elif self.item is None or (current is not None and not self._picked):
-            self._turn_to(wanted.id)
+        elif self.item is None or (current is not None and not self._picked and not self.item.is_on_worker):
+            self._turn_to(wanted.id)                   # of several that run, the one on screen stays
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._acted < STAY
@@ -214,6 +214,8 @@ class RunPage(QWidget):
         if not self.isVisible():
             return
         if state.id != self._id:
+            if (shown := self.item) is not None and shown.is_on_worker:
+                return                                 # another job, which runs beside it
             if not self._picked or (self._acted and not self._is_fresh() and (item := self.item) is not None and item.is_ended):
                 self._refresh()
             return
@@ -308,7 +310,7 @@ class RunPage(QWidget):
         """Queue a job again."""
         self._picked, self._acted = True, 0.0
         try:
-            self._ctx.jobs.retry(id)
+            self._ctx.jobs.retry(id, self._ctx.settings.where)
         except DeltadeckError as e:
             self._ctx.show_error(Failure.of(e))
 

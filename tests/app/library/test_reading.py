@@ -78,6 +78,16 @@ def test_only_finished_deltas_are_listed(tmp_path: Path) -> None:
     assert delta_folders(tmp_path / "missing") == []
 
 
+def test_a_library_that_can_not_be_read_does_not_look_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.listdir", _refuse)
+    with pytest.raises(PermissionError):
+        delta_folders(tmp_path)
+
+
+def _refuse(path: object) -> list[str]:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_the_signature_follows_every_file(tmp_path: Path) -> None:
     folder = make_delta(tmp_path, "a")
     before = signature(folder)

@@ -315,3 +315,17 @@ def test_asking_to_show_and_to_compare(deltas: Path, qtbot: QtBot, opened: Calla
     assert asked == [deltas / "a", (deltas / "a", deltas / "b")]
     assert library.wanted == deltas / "a" and library.compare_wanted == (deltas / "a", deltas / "b")
     settle(qtbot, library)
+
+
+def test_a_damaged_delta_is_not_imported(deltas: Path, tmp_path: Path) -> None:
+    from app.library.operations import import_deltas
+    from app.tasks import Task, Tasks
+
+    source = make_delta(tmp_path / "elsewhere", "strange")
+    data = bytearray((source / "delta_model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (source / "delta_model.safetensors").write_bytes(data)
+    before = sorted(deltas.iterdir())
+    made, (refused,) = import_deltas(Task(Tasks(), 1), [source], deltas)
+    assert made == () and "strange' is damaged: delta_model.safetensors was changed" in refused and "again" in refused
+    assert sorted(deltas.iterdir()) == before

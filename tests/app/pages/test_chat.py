@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from app.context import Context
 from app.library.entry import DeltaEntry
 from app.pages.chat import ChatPage
 from app.pages.chat.bases import list_bases
+from app.pages.chat.facts import deck_facts
 from app.pages.chat.history import ConversationModel, HistoryPopup, day_words
 from app.pages.chat.markdown import Code, MarkdownView, Prose
+from app.status_bar import StatusBar
 from core.errors import DeltadeckError
 from tests.app.chat.fakes import FakeEngine
 
@@ -113,6 +116,12 @@ def test_a_loaded_base_shows_its_variants_and_the_first_answers(page: ChatPage) 
     assert page.talk.now.sides == ("pirate",) and page.composer.isVisible() and not page.absent.isVisible()
     assert page.note.text() == "pirate switched in 41 ms. 211 tensors, base verified"
     assert page.drawer.facts.value("In memory") == "269 MB, one copy"
+    assert page.session.facts is not None
+    page.session.facts = replace(page.session.facts, spread="2 GPUs and the CPU")
+    assert deck_facts(page.session, 1)["In memory"] == "269 MB, over 2 GPUs and the CPU"
+    bar = StatusBar(page._ctx)
+    assert bar._base.text().endswith(", over 2 GPUs and the CPU") and "the CPU" in bar._base.toolTip()
+    bar.deleteLater()
 
 
 def test_loading_and_a_failure_are_shown(qtbot: QtBot, make_page: Callable[..., ChatPage], engine: FakeEngine) -> None:
@@ -448,7 +457,7 @@ def test_a_failed_answer_is_kept_with_its_reason(qtbot: QtBot, page: ChatPage, e
     engine.fail_answer = DeltadeckError("The memory is too small.", "", "Close other programs.")
     say(qtbot, page, "Capital?")
     view = page.thread_view.views()[0].answers["A"]
-    assert view._problem.text() == "The memory is too small." and view._problem_line.isVisible()
+    assert view._problem.text() == "The memory is too small. Close other programs." and view._problem_line.isVisible()
     engine.fail_answer = None
     view.again.click()
     qtbot.waitUntil(lambda: not page.session.is_answering)

@@ -143,7 +143,7 @@ def test_two_that_do_not_fit_say_why_and_offer_a_base(page: CompressPage, qtbot:
     plan(qtbot, page, other, TRIO.pirate)
     assert page.outcome.error is not None and "hidden_size is 7" in page.outcome.error.view._failure.what
     assert not page.start_bar.button.isEnabled() and page.start_bar.reason == "These two can't be compressed."
-    qtbot.waitUntil(lambda: bool(page._suggested), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(page._suggestions.found), timeout=60_000)
     button_of(page, "Use tiny-base as the base").click()
     settle(qtbot, page)
     assert page.planner.facts is not None and page.outcome.error is None
@@ -290,6 +290,18 @@ def test_starting_queues_the_job_and_shows_the_run(page: CompressPage, qtbot: Qt
     page.start()
     assert [i.name for i in ctx.jobs.items()] == ["tiny-pirate", "tiny-pirate-2"] and said.pages == ["run"]
     assert said.notes[-1][0].startswith("'tiny-pirate-2' was added to the queue. Starts after one job")
+
+
+def test_a_job_goes_to_the_cluster_that_settings_name(page: CompressPage, qtbot: QtBot, ctx: Context) -> None:
+    plan(qtbot, page)
+    ctx.jobs.hold()
+    ctx.settings.set(runs_on="ray", cluster="ray://head:10001")
+    page.shown()
+    assert page.start_bar.words.text() == "Sent to the Ray cluster at once"
+    page.start_bar.button.click()
+    ctx.settings.set(runs_on="here")
+    page.start()
+    assert [item.where for item in ctx.jobs.items()] == ["ray://head:10001", ""]
 
 
 def test_a_name_that_is_taken_is_refused_on_the_spot(page: CompressPage, qtbot: QtBot, ctx: Context) -> None:

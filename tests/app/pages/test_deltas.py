@@ -480,3 +480,23 @@ def test_the_pane_shows_a_codec_map_where_codecs_are_mixed(deltas: Path, page: C
     assert detail.map.mode == "margin" and detail.legend.isHidden() and not detail.layers.isColumnHidden(_AT["Won by"])
     detail.map_mode.setCurrentIndex(1)
     assert detail.map.mode == "codec" and not detail.legend.isHidden()
+
+
+def test_the_layers_say_how_not_only_by_which_axis(qtbot: QtBot, ctx: Context) -> None:
+    layers = LayerList(ctx.icons)
+    qtbot.addWidget(layers)
+    assert layers.model().headerData(_AT["Axis"], Qt.Orientation.Horizontal) == "How"
+    assert layers.model().headerData(_AT["Layer"], Qt.Orientation.Horizontal) == "Layer"
+
+
+def test_a_notice_shows_its_whole_title(qtbot: QtBot, ctx: Context) -> None:
+    from app.pages.deltas.trouble import NoticeBar
+
+    made = NoticeBar(ctx.icons)
+    qtbot.addWidget(made)
+    made.resize(500, 60)
+    made.show_words("danger", "The disk of '/a/folder/of/some/length/deltas' is full: 0.4 MB are free, up to 2.9 MB are needed.")
+    made.show()
+    made.adjustSize()
+    qtbot.waitUntil(lambda: made._title.height() >= made._title.heightForWidth(made._title.width()))
+    assert made._title.text().endswith("needed.")

@@ -318,11 +318,12 @@ def test_failed_says_what_why_and_what_to_do(page: RunPage, ctx: Context, stage:
                    "Free some space."):
         assert wanted in said
     assert page.loss.isVisible() and page.map.map.counts()["row"] == 2
+    assert page.tune.sentence.whole_text() == "The job ended before it was tuned"
     press(page, "Copy details")
     assert "NoSpace" in QGuiApplication.clipboard().text()
     press(page, "Retry")
     reach(page, qtbot, State.RUNNING)
-    assert page.banner.isHidden()
+    assert page.banner.isHidden() and page.tune.sentence.whole_text().startswith("Starts after")
 
 
 def test_pause_and_resume(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:

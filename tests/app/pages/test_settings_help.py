@@ -101,3 +101,23 @@ def test_a_place_that_cannot_be_written_is_told(page: SettingsPage, qtbot: QtBot
     page.help.save.click()
     qtbot.waitUntil(lambda: bool(said.errors))
     assert "No such file" in said.errors[-1].what
+
+
+def test_a_check_can_be_cancelled(page: SettingsPage, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    def check_up(data: Path, tell: Callable[[str], object] | None = None) -> Report:
+        assert tell is not None
+        try:
+            while True:
+                tell("signs on cpu")
+        finally:
+            ended.append("here")
+    monkeypatch.setattr("app.doctor.check_up", check_up)
+    assert not page.help.stop.isVisible()
+    page.help.check.click()
+    qtbot.waitUntil(lambda: "signs" in page.help.outcome.text())
+    assert page.help.stop.isVisible()
+    page.help.stop.click()
+    assert page.help.check.isEnabled() and not page.help.stop.isVisible() and "cancelled" in page.help.outcome.text()
+    qtbot.waitUntil(lambda: ended == ["here"])
