@@ -21,6 +21,7 @@ from core.distil import LOGITS_AT_ONCE
 from core.embeddings import ROWS
 from core.fit import KEEP_INPUTS, is_fitted
 from core.plan import Plan, record_bytes
+from core.probe import BLOCKS, REFERENCE_BITS
 from core.record import TensorRecord
 from core.request import Request, sample_counts
 from core.stream import SPILL_FROM, TOKENS_AT_ONCE
@@ -36,8 +37,6 @@ LOOSE, LOOSE_AT_MOST = 0.1, 250 << 20
 whole, so it stops growing. Of half an 8B block's width 0.25 GB were measured, of a tiny model next to nothing."""
 TUNED_AT_ONCE = 1024
 """Tokens of a step of tuning."""
-PROBED = 4
-"""Blocks at which a forecast learns its candidates, all at once in memory."""
 _SOLVES = {"chosen": 22.0, "exact": 7.0, "paper": 7.0}
 """Products of n x n by n x o that fitting a matrix takes, by recipe; counted in `core.chosen` and `core.solve`: targets 2, their
 rows 2, a gram of the signs, correction and aim 4, what is lost 2, and for each choice of signs (two axes, one or two rounds)
@@ -214,9 +213,11 @@ def memory(plan: Plan, sizes: Sizes, device: torch.device, width: int, *, foreca
     if forecast:
         some = next(iter(blocks.values()), [])
         moments = sum(float(g.inputs)**2 for g in groups(some))
-        # at some blocks each change and H; a candidate being learnt
+        # at some blocks each change and H; a candidate being learnt; the references of all matrices, in BF16
+        references = REFERENCE_BITS * sum(r.outputs * r.inputs for r in matrices(plan))
         one = max((solving(g, "chosen") for g in groups(some)), default=0.0)
-        found["budget"] = max(fixed + int(FP32 * (min(PROBED, len(blocks)) * (size + moments) + one)), found["tune"])
+        probing = min(BLOCKS, len(blocks)) * (size + moments) + one + references / 2
+        found["budget"] = max(fixed + int(FP32 * probing), found["tune"])
     return {stage: PROGRAM + tensors + loose(tensors) for stage, tensors in found.items()}
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.benchmarking.run import Settings, run
+from app.benchmarking.table import kl_words
 from app.benchmarking.ways import Cell, cells
 from app.compressing import calibration_place, place
 from app.console import Failed, Terminal
@@ -35,7 +36,7 @@ def benchmark(terminal: Terminal, settings: Settings, methods: str, sizes: str, 
             terminal.say(f"{head}: {row['error']}", "yellow")
         else:
             terminal.say(
-                f"{head}: KL {row['kl_mean']:.5f} ± {row['kl_se']:.5f}, {size(row['bytes'])}, {duration(row['fit_seconds'])}"
+                f"{head}: KL {kl_words(row['kl_mean'], row['kl_se'])}, {size(row['bytes'])}, {duration(row['fit_seconds'])}"
             )
 
     local = Settings(
@@ -65,7 +66,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
             str(r["label"]),
             f"1/{r['size']}",
             size(r["bytes"]),
-            f"{r['kl_mean']:.5f} ± {r['kl_se']:.5f}",
+            kl_words(r["kl_mean"], r["kl_se"]),
             percent(r["top1"]),
             percent(r["recovery"], 2),
             duration(r["fit_seconds"]),

@@ -24,8 +24,15 @@ FIELDS = (
     "peak_memory",
     "expected_kl",
 )
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#4D4D4D", "#7B61B8", "#000000")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#4D4D4D", "#7B61B8", "#000000",
+            "#882255", "#999933")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 560, 76, 270, 56, 60
+
+
+def kl_words(value: float, error: float) -> str:
+    """A KL and its standard error, to the error's first digit; five decimals at least."""
+    places = min(9, max(5, -math.floor(math.log10(error)))) if 0 < error < 1 else 5
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -58,7 +65,7 @@ def as_markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         cells = []
         for s in sizes:
             r = found.get((method, s))
-            text = "" if r is None else f"{r['kl_mean']:.5f} ± {r['kl_se']:.5f}"
+            text = "" if r is None else kl_words(r["kl_mean"], r["kl_se"])
             cells.append(f"**{text}**" if r is not None and r["kl_mean"] == best[s] else text)
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     lines += [
@@ -69,7 +76,7 @@ def as_markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines += [
         f"| {r['label']} | 1/{r['size']} | {r['bytes'] / 1e6:.2f} | {r['top1']:.4f} | {r['recovery']:.4f} | "
         f"{r['fit_seconds']:.0f} | {r['peak_memory'] / 1e6:.0f} | "
-        f"{'' if r['expected_kl'] is None else format(r['expected_kl'], '.5f')} |"
+        f"{'' if r['expected_kl'] is None else format(r['expected_kl'], '.2g')} |"
         for r in rows
     ]
     return "\n".join(lines) + "\n"
@@ -112,7 +119,7 @@ def as_svg(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
             parts += [
                 f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{colour}"/>',
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(method)}, '
-                f'{r["bytes"] / 1e6:.2f} MB: KL {r["kl_mean"]:.5f}</title></circle>',
+                f'{r["bytes"] / 1e6:.2f} MB: KL {kl_words(r["kl_mean"], r["kl_se"])}</title></circle>',
             ]
         y = _TOP + 8 + 24 * i
         parts += [

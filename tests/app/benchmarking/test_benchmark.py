@@ -13,7 +13,7 @@ import pytest
 
 from app.benchmarking import run as running
 from app.benchmarking.run import Outcome, Settings, run
-from app.benchmarking.table import as_csv, as_markdown, as_svg
+from app.benchmarking.table import as_csv, as_markdown, as_svg, kl_words
 from app.benchmarking.ways import SIZES, WAYS, Cell, cells, limit_bytes
 from core.errors import BadOption, Cancelled, DeltadeckError, OutputExists
 
@@ -155,3 +155,10 @@ def test_a_stop_ends_the_child() -> None:
 
 def test_cells_have_names_for_files() -> None:
     assert Cell(WAYS[-1], 8).name == "mix-8"
+
+
+@pytest.mark.parametrize(("value", "error", "words"), [
+    (0.00072, 0.00005, "0.00072 ± 0.00005"), (4.21e-6, 3.4e-7, "0.0000042 ± 0.0000003"), (0.0, 0.0, "0.00000 ± 0.00000"),
+    (0.19, 0.0097, "0.19000 ± 0.00970"), (1e-12, 1e-14, "0.000000000 ± 0.000000000")])
+def test_a_kl_is_told_to_its_errors_first_digit(value: float, error: float, words: str) -> None:
+    assert kl_words(value, error) == words
