@@ -44,6 +44,8 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     app = QCoreApplication.instance()
     if app is None:
         return
+    if isinstance(app, QApplication):
+        app.clipboard().clear()                        # offscreen, Qt frees what Python made for it after Python has ended
     for _ in range(3):
         app.processEvents()
         QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)

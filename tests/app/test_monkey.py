@@ -25,7 +25,17 @@ from PySide6.QtCore import (
 )
 from PySide6.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QApplication, QDialog, QFileDialog, QLineEdit, QMenu, QMessageBox, QWidget
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QDialog,
+    QFileDialog,
+    QInputDialog,
+    QLineEdit,
+    QMenu,
+    QMessageBox,
+    QWidget,
+)
 
 from app.actions import Act
 from app.jobs.worker import Outcome
@@ -226,6 +236,7 @@ def test_nothing_breaks_under_a_monkey(qapp: QApplication, tmp_path: Path, monke
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: ape.path())
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a, **k: ("", ""))
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(saved) + dice.choice((".html", ".png", ".csv")), ""))
+    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: (dice.choice((" ", "A", "x" * 300, "<b>")), dice.random() < 0.5))
     monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: True)
     monkeypatch.setattr(QMessageBox, "exec", lambda box: dice.choice(box.buttons()).click() or 0)
     monkeypatch.setattr(QMenu, "exec", lambda menu, *a: None)
