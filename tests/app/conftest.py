@@ -36,6 +36,15 @@ LASTING = ("pytest_timeout", "QThread", "Dummy", "ThreadPoolExecutor", "asyncio"
 """Names of threads that libraries keep for the process, and of Qt's own as Python sees them."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_clipboard_left() -> Iterator[None]:
+    """Offscreen, Qt frees what Python put on the clipboard after Python has ended, and crashes."""
+    yield
+    app = QCoreApplication.instance()
+    if isinstance(app, QApplication):
+        app.clipboard().setText("")
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves a thread running or a timer ticking."""
@@ -44,8 +53,6 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     app = QCoreApplication.instance()
     if app is None:
         return
-    if isinstance(app, QApplication):
-        app.clipboard().clear()                        # offscreen, Qt frees what Python made for it after Python has ended
     for _ in range(3):
         app.processEvents()
         QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
