@@ -21,6 +21,7 @@ def open_window(arguments: Sequence[str] = ()) -> int:
     from PySide6.QtWidgets import QApplication, QMessageBox
 
     from app import logs
+    from app.collector import Collector
     from app.crash import CrashGuard
     from app.paths import data_folder
     from app.settings import Settings
@@ -42,6 +43,7 @@ def open_window(arguments: Sequence[str] = ()) -> int:
         QMessageBox.information(None, "Deltadeck", _why_not(data, lock.error() is QLockFile.LockError.LockFailedError))
         return 1
     kept = logs.begin(data, "window")
+    collector = Collector()
     settings = Settings(data / "settings.json")
     theme = Theme(settings.options.theme, settings.options.zoom)
     window = Shell(settings, theme, data)
@@ -62,6 +64,7 @@ def open_window(arguments: Sequence[str] = ()) -> int:
         return app.exec()
     finally:
         guard.remove()
+        collector.close()
         logs.end(kept)
         lock.unlock()
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,10 @@ import psutil
 import torch
 from torch import nn
 
+from core import garbage
 from core.checkpoint import Checkpoint
 from core.deck_spread import Places, bytes_of, plan_places, rooms, spread
+from core.devices import give_back_memory
 from core.errors import DeltadeckError, OutOfMemory
 from core.shortage import free_memory, is_out_of_memory, memory_words
 from core.skeleton import BUILDING, Skeleton
@@ -97,11 +96,10 @@ def skeleton_of(checkpoint: Checkpoint) -> Skeleton:
 
 def give_back() -> None:
     """Return freed memory to the system, as far as the allocators know how."""
-    gc.collect()
+    garbage.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):            # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_memory()
 
 
 def brings_tokenizer(sidecars: Mapping[str, Path]) -> bool:

@@ -14,7 +14,6 @@ can't drop them, or did not, there are no cold figures. The fine-tune's hash che
 
 from __future__ import annotations
 
-import gc
 import os
 import statistics
 import time
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import garbage
 from core.artifact import check_base, open_delta
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.errors import BadOption, WrongBase
@@ -117,7 +117,7 @@ def measure_load_times(delta_folder: Path, base: Checkpoint, tuned: Checkpoint, 
         warm[name] = _timing([_timed(run, ticks) for _ in range(repeats)])
         runs: list[float] = []
         for _ in range(repeats):
-            gc.collect()                                # mapped pages can't be dropped: let go of earlier runs' first
+            garbage.collect()                                # mapped pages can't be dropped: let go of earlier runs' first
             problem = drop_pages(reads)
             if problem:
                 note = problem
@@ -127,7 +127,7 @@ def measure_load_times(delta_folder: Path, base: Checkpoint, tuned: Checkpoint, 
         if len(runs) == repeats:
             cold[name] = _timing(runs)
         del run
-        gc.collect()
+        garbage.collect()
     return LoadTimes(warm, cold, sum(f.stat().st_size for f in files["full"]),
                      sum(f.stat().st_size for f in files["delta"]), written, len(config.tensors), note)
 

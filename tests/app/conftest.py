@@ -49,14 +49,17 @@ def no_clipboard_left() -> Iterator[None]:
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves a thread running or a timer ticking."""
     before = {t.ident for t in threading.enumerate()}
+    gc.disable()                                       # in another thread it would destroy Qt objects, as `app.collector` says
     yield
     app = QCoreApplication.instance()
     if app is None:
+        gc.enable()
         return
     for _ in range(3):
         app.processEvents()
         QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     gc.collect()
+    gc.enable()
     left = [t.name for t in threading.enumerate() if t.ident not in before and t.is_alive() and not t.name.startswith(LASTING)]
     assert not left, f"threads that outlive the test: {left}"
     if isinstance(app, QApplication):
