@@ -67,12 +67,6 @@ def _end(side: Side, seconds: float) -> None:
         side.join()
 
 
-def _raised(found: dict[str, str]) -> DeltadeckError:
-    kind = getattr(errors, found["kind"], ClusterUnavailable)
-    error = kind(found["what"], found["why"], found["remedy"])
-    return error if isinstance(error, DeltadeckError) else ClusterUnavailable(found["what"], found["why"], found["remedy"])
-
-
 class _Link:
     """A connection's process. A thread of its own hears it and sorts what it says by job; it ends once nobody needs it."""
 
@@ -124,7 +118,7 @@ class _Link:
         if message[0] == "places":
             self.places = message[1]
         elif message[0] == "refused":
-            self.refusal = _raised(message[1])
+            self.refusal = errors.named(message[1], ClusterUnavailable)
         elif (heard := self.heard.get(message[1])) is not None:
             heard.put(message)
 
@@ -239,7 +233,7 @@ def look(address: str, folder: str, cancelled: Callable[[], bool], launch: Launc
         line.close()
         _end(side, 0.0 if time.monotonic() > until or cancelled() else 5.0)
     if kind == "refused":
-        raise _raised(found)
+        raise errors.named(found, ClusterUnavailable)
     return dict(found)
 
 

@@ -102,7 +102,7 @@ class Toast(QFrame):
         self.setGeometry(left, bottom - high, wide, high)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Stay in the corner when the window changes its size."""
+        """Stay in its place when the window changes its size."""
         if event.type() == QEvent.Type.Resize and self.isVisible():
             self._place()
         return False

@@ -18,7 +18,7 @@ from core.devices import exact_arithmetic
 from core.forecast import Forecast, forecast_key, keep_forecast, load_forecast, make_forecast, parse_quality
 from core.journal import Journal
 from core.plan import Plan
-from core.probe import REFERENCE_BITS
+from core.probe import REFERENCE_SHARE
 from core.request import Request, draw_samples, identity, parts_sha256, sequence_length
 from core.weights import StagedModel
 
@@ -28,7 +28,7 @@ KEY = "forecast"
 def forecast_depends(request: Request, base: Checkpoint, tuned: Checkpoint, length: int, tokens_sha256: str,
                      device: torch.device) -> list[Any]:
     """All that a forecast depends on, as plain data."""
-    return [__version__, [c.key for c in CANDIDATES], REFERENCE_BITS, request.embeddings, request.seed, length, tokens_sha256,
+    return [__version__, [c.key for c in CANDIDATES], REFERENCE_SHARE, request.embeddings, request.seed, length, tokens_sha256,
             str(device), torch.get_num_threads(), identity(base), identity(tuned)]
 
 

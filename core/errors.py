@@ -7,6 +7,8 @@ written); everything else that goes wrong on the way is a plain `DeltadeckError`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class DeltadeckError(Exception):
     """Something went wrong: `what` happened, `why` (may be empty), and the `remedy`."""
@@ -152,3 +154,11 @@ class SwitchFailed(DeltadeckError):
 
 class NoSuchVariant(Refused):
     """There is no variant of that name on the deck, or the name is taken."""
+
+
+def named(found: Mapping[str, str], default: type[DeltadeckError] = DeltadeckError) -> DeltadeckError:
+    """The error that plain data from another process tells of: kind (a class's name), what, why, remedy."""
+    kind = globals().get(found["kind"])
+    if not (isinstance(kind, type) and issubclass(kind, DeltadeckError)):
+        kind = default
+    return kind(found["what"], found["why"], found["remedy"])

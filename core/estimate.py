@@ -21,7 +21,7 @@ from core.distil import LOGITS_AT_ONCE
 from core.embeddings import ROWS
 from core.fit import KEEP_INPUTS, is_fitted
 from core.plan import Plan, record_bytes
-from core.probe import BLOCKS, REFERENCE_BITS
+from core.probe import BLOCKS, REFERENCE_SHARE
 from core.record import TensorRecord
 from core.request import Request, sample_counts
 from core.stream import SPILL_FROM, TOKENS_AT_ONCE
@@ -214,7 +214,7 @@ def memory(plan: Plan, sizes: Sizes, device: torch.device, width: int, *, foreca
         some = next(iter(blocks.values()), [])
         moments = sum(float(g.inputs)**2 for g in groups(some))
         # at some blocks each change and H; a candidate being learnt; the references of all matrices, in BF16
-        references = REFERENCE_BITS * sum(r.outputs * r.inputs for r in matrices(plan))
+        references = REFERENCE_SHARE * sum(r.outputs * r.inputs for r in matrices(plan))
         one = max((solving(g, "chosen") for g in groups(some)), default=0.0)
         probing = min(BLOCKS, len(blocks)) * (size + moments) + one + references / 2
         found["budget"] = max(fixed + int(FP32 * probing), found["tune"])

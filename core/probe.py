@@ -11,7 +11,7 @@ deviation of .14 to .31 in the logarithm; what leaving a change out costs forete
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -35,7 +35,7 @@ JUDGE_TOKENS = 1536
 """Tokens that weigh the matrices and judge the candidates."""
 LEARN_TOKENS = 6144
 """Tokens that candidates are learnt from."""
-REFERENCE_BITS = 0.1
+REFERENCE_SHARE = 0.1
 """Entries of both reference factors per entry of the matrix."""
 POWERS = 3
 """Products with D H D^T that turn random directions into the reference's."""
@@ -93,7 +93,7 @@ def probed_blocks(depth: int, count: int = BLOCKS) -> list[int]:
 def reference_factors(change: Tensor, h: Tensor) -> Factors:
     """Nearly the best low rank of D (out, in) in tr((D - UV) H (D - UV)^T), by subspace iteration on D H D^T."""
     out, n = change.shape
-    rank = max(1, min(out - 1, n - 1, int(REFERENCE_BITS * out * n / (out + n))))
+    rank = max(1, min(out - 1, n - 1, int(REFERENCE_SHARE * out * n / (out + n))))
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(out, rank, generator=generator).to(change.device)
     for _ in range(POWERS):
@@ -262,18 +262,8 @@ def nbytes_for(record: TensorRecord, way: Candidate) -> int:
 
 def share_at(found: Probe, kind: str, key: str, block: int) -> float | None:
     """A probed candidate's share at any block: log-linear between the probed ones, level beyond them."""
-    points = sorted((b, max(s, 1e-9)) for b, s in found.shares.get(kind, {}).get(key, {}).items())
-    if not points:
-        return None
-    before = [p for p in points if p[0] <= block]
-    after = [p for p in points if p[0] >= block]
-    if not before or not after:
-        return (after or before)[0 if after else -1][1]
-    (b0, s0), (b1, s1) = before[-1], after[0]
-    if b0 == b1:
-        return s0
-    t = (block - b0) / (b1 - b0)
-    return math.exp((1 - t) * math.log(s0) + t * math.log(s1))
+    points = sorted(found.shares.get(kind, {}).get(key, {}).items())
+    return _log_linear(points, min(max(block, points[0][0]), points[-1][0])) if points else None
 
 
 def share_of(found: Probe, kind: str, way: Candidate, block: int) -> float | None:
@@ -282,9 +272,14 @@ def share_of(found: Probe, kind: str, way: Candidate, block: int) -> float | Non
     points = [(bits, s) for bits, k in sorted(keys.items()) if (s := share_at(found, kind, k, block)) is not None]
     if not points or (len(points) == 1 and points[0][0] != way.bits):
         return None
+    return _log_linear(points, way.bits)
+
+
+def _log_linear(points: Sequence[tuple[float, float]], at: float) -> float:
+    """Through ascending points (place, share), and along the last two beyond them."""
     if len(points) == 1:
         return points[0][1]
-    after = next((i for i, (bits, _) in enumerate(points) if bits >= way.bits), len(points) - 1)
-    (b0, s0), (b1, s1) = points[max(0, after - 1)], points[max(1, after)]
-    t = (way.bits - b0) / (b1 - b0)
+    after = next((i for i, (place, _) in enumerate(points) if place >= at), len(points) - 1)
+    (p0, s0), (p1, s1) = points[max(0, after - 1)], points[max(1, after)]
+    t = (at - p0) / (p1 - p0)
     return math.exp((1 - t) * math.log(max(s0, 1e-12)) + t * math.log(max(s1, 1e-12)))

@@ -28,6 +28,7 @@ from core.weights import StagedModel, Weights
 
 TOKENS_AT_ONCE = 1024
 
+
 @dataclass(frozen=True)
 class Slope:
     """What a product took in and what its outputs weigh: inputs (tokens, in), gradients (tokens, out), and how many sequences

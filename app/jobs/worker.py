@@ -21,7 +21,7 @@ from app.jobs.buffer import EventBuffer
 from app.jobs.queue import Failure, explain
 from app.orders import OrderThread
 from core import errors
-from core.errors import Cancelled, DeltadeckError, OutputExists
+from core.errors import Cancelled, OutputExists
 from core.events import AnyEvent
 
 NICE = 5
@@ -130,10 +130,7 @@ def settled(outcome: Mapping[str, Any]) -> Outcome:
     problem = outcome.get("problem")
     if problem is None:
         raise Cancelled("Cancelled.")
-    kind = getattr(errors, problem["kind"], None)
-    if not (isinstance(kind, type) and issubclass(kind, DeltadeckError)):
-        kind = DeltadeckError
-    raise kind(problem["what"], problem["why"], problem["remedy"])
+    raise errors.named(problem)
 
 
 class Worker(OrderThread[Order, End]):
