@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from app.benchmarking.table import as_csv, as_markdown, as_svg
-from app.benchmarking.ways import Cell, limit_bytes
+from app.benchmarking.ways import WAYS, Cell, limit_bytes
 from app.console import REFUSED
 from core.errors import Cancelled, DeltadeckError, OutputExists, Refused
 
@@ -165,8 +165,9 @@ def run(
 ) -> dict[str, Any]:
     """Run what is not yet known; writes table and curve after every cell. `tell` gets (cell, position, row or None at its start).
 
-    A cell counts as known when it was measured with the same settings on the same files. A cell that fails is told of,
-    noted in the table's JSON and tried again next time. Raises `OutputExists` for a folder of something else.
+    The table has what earlier runs left in the folder too, where it was measured in the same way. A cell counts as known when
+    it was measured with the same settings on the same files. A cell that fails is told of, noted in the table's JSON and tried
+    again next time. Raises `OutputExists` for a folder of something else.
     """
     marker = folder / "benchmark.json"
     if folder.exists() and any(folder.iterdir()) and not marker.exists() and not (folder / "cells").is_dir():
@@ -176,13 +177,18 @@ def run(
     plan = call(shared, check).value
     signs = sum(t["bytes"] for t in plan["tensors"] if t["codec"] == "sign" and t["block"] is not None)
     rest = plan["weights_bytes"] - signs
-    rows: list[dict[str, Any]] = []
+    state = _state(settings)
+
+    def kept(cell: Cell, limit: int) -> tuple[Path, str]:
+        return (folder / "cells" / f"{cell.name}.json",
+                hashlib.sha256(repr((settings, cell, limit, state)).encode()).hexdigest())
+    rows = [row for cell in found_cells(folder / "cells") if cell not in todo
+            if (row := _known(*kept(cell, limit_bytes(signs, rest, cell.size)))) is not None]
     failures: list[dict[str, str]] = []
     result: dict[str, Any] = {}
     for i, cell in enumerate(todo):
         limit = limit_bytes(signs, rest, cell.size)
-        path = folder / "cells" / f"{cell.name}.json"
-        key = hashlib.sha256(repr((settings, cell, limit, _state(settings))).encode()).hexdigest()
+        path, key = kept(cell, limit)
         row = _known(path, key)
         if row is None:
             tell(cell, i, None)
@@ -220,7 +226,16 @@ def _known(path: Path, key: str) -> dict[str, Any] | None:
     return dict(kept["row"]) if isinstance(kept, dict) and kept.get("key") == key else None
 
 
+def found_cells(folder: Path) -> list[Cell]:
+    """Cells whose files lie in a folder, whatever they hold; names that are no cell's are passed over."""
+    known = {way.key: way for way in WAYS}
+    parts = [path.stem.rpartition("-") for path in sorted(folder.glob("*.json"))]
+    return [Cell(known[way], int(size)) for way, _, size in parts if way in known and size.isdecimal() and int(size) > 0]
+
+
 def _publish(folder: Path, rows: list[dict[str, Any]], failures: list[dict[str, str]], settings: Settings) -> dict[str, Any]:
+    order = [way.key for way in WAYS]
+    rows = sorted(rows, key=lambda row: (-row["size"], order.index(row["method"])))
     facts = {
         "base": Path(settings.base).name,
         "fine_tuned": Path(settings.fine_tuned).name,

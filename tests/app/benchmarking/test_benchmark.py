@@ -78,6 +78,15 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert {p.name for p in tmp_path.iterdir()} == {"cells", "benchmark.json", "benchmark.csv", "benchmark.md", "curve.svg"}
 
 
+def test_the_table_has_what_earlier_runs_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _go(tmp_path, monkeypatch, Fake())["rows"]
+    (tmp_path / "cells" / "notes-x.json").write_text("{}")
+    (tmp_path / "cells" / "coded-16.json").write_text('{"key": "of other settings", "row": {}}')
+    assert _go(tmp_path, monkeypatch, Fake(), ("exact",))["rows"] == whole
+    value = _go(tmp_path, monkeypatch, Fake(), ("bitdelta",))
+    assert [r["method"] for r in value["rows"]] == ["bitdelta", "exact", "mix", "mix"]
+
+
 def test_a_stop_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
     monkeypatch.setattr(running, "call", fake)
