@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from app.jobs.queue import QueueItem, State
-from app.jobs.worker import Runner, known_gpus, run_apart, run_core
+from app.jobs.worker import Batch, Runner, known_gpus, run_apart
 
 HERE = "this computer"
 """The lane on which jobs run in this process."""
@@ -55,7 +55,8 @@ class Lanes:
 
     def __init__(self, here: Runner | None = None, apart: Callable[[str], Runner] = run_apart,
                  gpus: Callable[[], Sequence[str]] = known_gpus, cluster: Callable[[], Cluster] = _cluster) -> None:
-        self._here = Lane(HERE, here or run_core)
+        self._batch = Batch()
+        self._here = Lane(HERE, here or self._batch.run)
         self._apart, self._gpus, self._make_cluster = apart, gpus, cluster
         self._cluster: Cluster | None = None
         self._begun: Counter[str] = Counter()
@@ -88,6 +89,10 @@ class Lanes:
         """Whether a job that began in this process, before its GPUs were known, is on that lane's GPU: the first."""
         first = taken.get(HERE)
         return lane.name == "cuda:0" and first is not None and str(first.request.get("device") or "auto") in (*_ANY_GPU, "cuda:0")
+
+    def rest(self) -> None:
+        """No job runs: let go of the files that those in this process shared."""
+        self._batch.release()
 
     def close(self, timeout: float) -> bool:
         """Let go of clusters."""

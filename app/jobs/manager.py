@@ -341,6 +341,8 @@ class JobManager(QObject):
         elif what == State.FAILED:
             self.failed.emit(newer)
         self._next()
+        if not self._running:
+            self._lanes.rest()
 
     # ------------------------------------------------------------------------------------------------ keeping
     @property

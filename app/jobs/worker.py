@@ -63,19 +63,37 @@ class End:
     failure: Failure | None = None
 
 
-def run_core(request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool]) -> Outcome:
-    """Run a request with the engine, which is imported here, off the main thread."""
-    is_first = "core.job" not in sys.modules
-    from core.job import Job
-    from core.request import Request
+class Batch:
+    """Runs requests with the engine, in this process, one after another; they share their base and calibration tokens.
 
-    if is_first:
-        # What the libraries made at import lives as long as the program. The collector would walk through it again and
-        # again, each time for longer than a frame.
-        gc.freeze()
-    _find_gpus()
-    result = Job(Request(**request), tell, cancelled, forecasts_folder()).run()
-    return Outcome(str(result.folder), result.delta.weights_bytes)
+    The engine is imported by the first one, off the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._shared: Any = None
+        """A `core.fleet_sources.Shared`."""
+
+    def run(self, request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool]) -> Outcome:
+        """A `Runner`."""
+        is_first = "core.job" not in sys.modules
+        from core.fleet_sources import Shared
+        from core.job import Job
+        from core.request import Request
+
+        if is_first:
+            # What the libraries made at import lives as long as the program. The collector would walk through it again and
+            # again, each time for longer than a frame.
+            gc.freeze()
+        _find_gpus()
+        self._shared = self._shared or Shared()
+        result = Job(Request(**request), tell, cancelled, forecasts_folder(), self._shared.sources).run()
+        return Outcome(str(result.folder), result.delta.weights_bytes)
+
+    def release(self) -> None:
+        """Let go of what was shared: no job runs now. The next one opens its base anew."""
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
 
 
 _gpus: tuple[str, ...] = ()

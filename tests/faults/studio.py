@@ -20,7 +20,7 @@ from PySide6.QtCore import QEvent, QPoint, Qt
 from PySide6.QtGui import QColor, QPainter, QPixmap
 from PySide6.QtWidgets import QAbstractButton, QApplication, QDialog, QLabel, QLineEdit, QPlainTextEdit, QTextEdit, QWidget
 
-from app.jobs.worker import Outcome, Runner, run_core
+from app.jobs.worker import Batch, Outcome, Runner
 from app.settings import Settings
 from app.shell import Shell
 from app.theme import Choice, Theme
@@ -117,7 +117,7 @@ class Studio:
         """Put a copy of the finished delta into the library."""
         return Path(shutil.copytree(self._made, self.library / name))
 
-    def run_job(self, runner: Runner = run_core, **settings: Any) -> None:
+    def run_job(self, runner: Runner | None = None, **settings: Any) -> None:
         """Queue the job, show it, and wait until it ended."""
         window = self.open("run", runner)
         item = window.ctx.jobs.add("pirate", small(self.library / "pirate", self.base, self.tuned, **settings),
@@ -208,7 +208,8 @@ def at_stage(stage: str, begin: Callable[[ExitStack], object]) -> Runner:
                     begin(stack)
             if not stage:
                 begin(stack)
-            return run_core(request, heard, cancelled)
+            stack.callback((batch := Batch()).release)
+            return batch.run(request, heard, cancelled)
     return run
 
 

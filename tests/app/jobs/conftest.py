@@ -30,13 +30,13 @@ def player() -> Player:
 
 
 @pytest.fixture
-def make_jobs(qapp: QApplication, store: Path) -> Iterator[Callable[[Runner], JobManager]]:
+def make_jobs(qapp: QApplication, store: Path) -> Iterator[Callable[[Runner | None], JobManager]]:
     """Make managers on one store; a test fails that leaves a thread of theirs behind."""
     made: list[JobManager] = []
     interval = sys.getswitchinterval()
     before = set(threading.enumerate())
 
-    def make(runner: Runner) -> JobManager:
+    def make(runner: Runner | None) -> JobManager:
         manager = JobManager(store, runner)
         made.append(manager)
         return manager
@@ -50,5 +50,5 @@ def make_jobs(qapp: QApplication, store: Path) -> Iterator[Callable[[Runner], Jo
 
 
 @pytest.fixture
-def jobs(make_jobs: Callable[[Runner], JobManager], player: Player) -> JobManager:
+def jobs(make_jobs: Callable[[Runner | None], JobManager], player: Player) -> JobManager:
     return make_jobs(player)

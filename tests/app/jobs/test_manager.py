@@ -21,7 +21,7 @@ from app.jobs.worker import NICE, Outcome, Runner
 from core.errors import BadOption, NotFinite, OutputExists
 from tests.app.jobs.play import Asked, Player, Tell, request, whole_job
 
-Make = Callable[[Runner], JobManager]
+Make = Callable[[Runner | None], JobManager]
 
 
 def state_of(jobs: JobManager, item: QueueItem) -> State:

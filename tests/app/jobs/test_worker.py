@@ -11,8 +11,10 @@ import torch
 from pytestqt.qtbot import QtBot
 
 from app.jobs.queue import State
-from app.jobs.worker import Outcome, run_core
+from app.jobs.worker import Batch, Outcome
+from core.checkpoint import Checkpoint, open_checkpoint
 from core.events import AnyEvent, LayerFitted
+from core.request import Request, draw_samples
 from tests.app.jobs.play import Asked, Tell
 from tests.app.jobs.test_manager import Make, wait_for
 from tests.conftest import byte_tokenizer
@@ -28,7 +30,7 @@ def small(folder: Path, tuned: str = "") -> dict[str, Any]:
 def test_a_real_job_is_paused_resumed_and_done(make_jobs: Make, tmp_path: Path, qtbot: QtBot,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.jobs.worker.gc.freeze", lambda: None)
-    at_layer, asked = threading.Event(), threading.Event()
+    batch, at_layer, asked = Batch(), threading.Event(), threading.Event()
 
     def run(request: dict[str, Any], tell: Tell, cancelled: Asked) -> Outcome:
         def listen(event: AnyEvent) -> None:
@@ -36,7 +38,7 @@ def test_a_real_job_is_paused_resumed_and_done(make_jobs: Make, tmp_path: Path, 
             if isinstance(event, LayerFitted) and event.index == 9 and not at_layer.is_set():
                 at_layer.set()
                 assert asked.wait(20)                  # the stop comes here, however fast the rest is
-        return run_core(request, listen, cancelled)
+        return batch.run(request, listen, cancelled)
     jobs = make_jobs(run)
     item = jobs.add("tiny", small(tmp_path))
     qtbot.waitUntil(at_layer.is_set, timeout=60_000)
@@ -57,7 +59,34 @@ def test_a_real_job_is_paused_resumed_and_done(make_jobs: Make, tmp_path: Path, 
 
 
 def test_a_bad_request_fails_with_the_engines_words(make_jobs: Make, tmp_path: Path, qtbot: QtBot) -> None:
-    jobs = make_jobs(run_core)
+    jobs = make_jobs(Batch().run)
     item = jobs.add("tiny", small(tmp_path, tuned=str(tmp_path / "missing")))
     failed = wait_for(qtbot, jobs, item, State.FAILED)
     assert failed.error is not None and "missing" in failed.error.what and failed.error.kind == "CheckpointNotFound"
+
+
+def test_jobs_that_wait_together_share_their_base(make_jobs: Make, tmp_path: Path, qtbot: QtBot,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    drawn: list[str] = []
+
+    def open_base(source: str) -> Checkpoint:
+        opened.append(source)
+        return open_checkpoint(source)
+
+    def draw(request: Request, *rest: Any) -> Any:
+        drawn.append(request.fine_tuned)
+        return draw_samples(request, *rest)
+    monkeypatch.setattr("core.fleet_sources.open_checkpoint", open_base)
+    monkeypatch.setattr("core.fleet_sources.draw_samples", draw)
+    monkeypatch.setattr("app.jobs.worker.gc.freeze", lambda: None)
+    jobs, asked = make_jobs(None), small(tmp_path)
+    both = [jobs.add(name, {**asked, "output": str(tmp_path / name)}) for name in ("one", "two")]
+    for item in both:
+        wait_for(qtbot, jobs, item, State.DONE)
+    assert len(opened) == len(drawn) == 1
+    one, two = ({f.name: f.read_bytes() for f in (tmp_path / n).glob("*.safetensors")} for n in ("one", "two"))
+    assert one == two and one
+    # The queue was empty since: what they shared is let go of, and the next job reads its base anew.
+    wait_for(qtbot, jobs, jobs.add("three", {**asked, "output": str(tmp_path / "three")}), State.DONE)
+    assert len(opened) == len(drawn) == 2
