@@ -10,11 +10,36 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from app import logs
+from app.cli_options import (
+    ANSWERS,
+    OUTPUT,
+    Axis,
+    Base,
+    BaseOption,
+    Budget,
+    Calibration,
+    DeltaFolder,
+    Device,
+    Embeddings,
+    Events,
+    Json,
+    Length,
+    Objective,
+    Quality,
+    Recipe,
+    Samples,
+    Seed,
+    Tuned,
+    TunedOption,
+    TuneSamples,
+    examples,
+    show_version,
+)
 from app.console import REFUSED, Terminal, quiet_process, run
 from app.paths import data_folder
 from app.words import NAME, program
@@ -26,51 +51,7 @@ app = typer.Typer(
          "faithful it is.",
     epilog="Begin with  [cyan]deltadeck demo --tiny[/]  (a minute, no network) or  [cyan]deltadeck plan BASE FINE_TUNED[/].")
 
-_PAIR, _FIT, _OUTPUT, _ANSWERS = "Checkpoints", "How to fit", "Output", "Answers and questions"
 _state: dict[str, Any] = {"code": 0, "debug": False}
-
-Base = Annotated[str, typer.Argument(metavar="BASE", show_default=False,
-                                     help="The base: a folder, or a hub id such as org/name.")]
-Tuned = Annotated[str, typer.Argument(metavar="FINE_TUNED", show_default=False,
-                                      help="The fine-tune of it: a folder or a hub id.")]
-DeltaFolder = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta's folder.", show_default=False)]
-BaseOption = Annotated[str, typer.Option("--base", "-b", metavar="BASE", show_default=False,
-                                         help="The delta's base: a folder or a hub id.")]
-TunedOption = Annotated[str, typer.Option("--fine-tuned", "-f", metavar="FT", show_default=False,
-                                          help="The fine-tune it was made from.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)]
-Recipe = Annotated[Literal["chosen", "exact", "paper", "bitdelta", "planes", "coded", "deltamix", "deltamix-h", "delta-come",
-                           "lowrank", "lowrank-h"], typer.Option(
-    help="[b]chosen[/]: signs and scales chosen for the outputs. [b]exact[/]: the change's own signs, best scales. "
-         "[b]paper[/]: AdamW as published. [b]bitdelta[/]: one scale per matrix. "
-         "The others give every matrix the same share of its bytes by that method, see --budget.",
-    rich_help_panel=_FIT)]
-Budget = Annotated[str, typer.Option(metavar="SIZE", show_default=False, rich_help_panel=_FIT,
-                                     help="12x (so many times smaller), 900MB or 1.5GB: the best mix of methods in that size.")]
-Quality = Annotated[str, typer.Option(metavar="R", show_default=False, rich_help_panel=_FIT,
-                                      help="The smallest size whose expected recovery is R, such as 0.98.")]
-Axis = Annotated[Literal["auto", "row", "column", "both", "scalar"], typer.Option(
-    help="How scales lie; auto takes row or column, whichever holds up on held-out text.", rich_help_panel=_FIT)]
-Embeddings = Annotated[Literal["auto", "full"], typer.Option(help="full stores embeddings and head whole.", rich_help_panel=_FIT)]
-Objective = Annotated[Literal["kl", "mse"], typer.Option(help="What tuning lowers: KL to the fine-tune, or squared logit error.",
-                                                         rich_help_panel=_FIT)]
-Calibration = Annotated[str, typer.Option(
-    metavar="SOURCE", rich_help_panel=_FIT,
-    help="auto, default (ships with Deltadeck), c4, hub:org/name\\[:config]\\[:split], or a txt, jsonl, parquet file or folder.")]
-Samples = Annotated[int, typer.Option(min=2, help="Text samples to fit on.", rich_help_panel=_FIT)]
-TuneSamples = Annotated[int, typer.Option(min=0, rich_help_panel=_FIT,
-                                          help="Further samples for tuning end to end; 0 leaves it out.")]
-Length = Annotated[int | None, typer.Option(metavar="N", min=8, show_default="by the model's width",
-                                            help="Tokens per sample.", rich_help_panel=_FIT)]
-Seed = Annotated[int, typer.Option(help="Which samples are drawn.", rich_help_panel=_FIT)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_FIT)]
-Events = Annotated[Path | None, typer.Option(metavar="FILE.jsonl", show_default=False, rich_help_panel=_OUTPUT,
-                                             help="Append every event to this file, one JSON object a line.")]
-
-
-def _examples(*lines: str) -> str:
-    """Examples for the end of a help text."""
-    return "[dim]Examples:[/]\n\n" + "\n\n".join(f"  [cyan]{line}[/]" for line in lines)
 
 
 def _carry_out(as_json: bool, work: Callable[[Terminal], None]) -> None:
@@ -79,30 +60,22 @@ def _carry_out(as_json: bool, work: Callable[[Terminal], None]) -> None:
     raise typer.Exit(run(terminal, lambda: work(terminal)))
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from core import __version__
-
-        typer.echo(f"deltadeck {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show a full traceback when something fails.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True,
                                           help="Show the version and exit.")] = False,
 ) -> None:
     _state["debug"] = debug
 
 
-@app.command(rich_help_panel="Look", epilog=_examples(
+@app.command(rich_help_panel="Look", epilog=examples(
     "deltadeck benchmark ./base ./ft -o ./curves",
     "deltadeck benchmark ./base ./ft -o c --methods exact,chosen,mix --sizes 8,16"))
 def benchmark(
     base: Base, fine_tuned: Tuned,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where table and curve go.",
-                                         show_default=False, rich_help_panel=_OUTPUT)],
+                                         show_default=False, rich_help_panel=OUTPUT)],
     methods: Annotated[str, typer.Option(metavar="NAMES", show_default="all", help="bitdelta, paper, exact, both, chosen, "
                                          "planes, lowrank, delta-come, deltamix, mix.")] = "",
     sizes: Annotated[str, typer.Option(metavar="NUMBERS", help="How many times smaller than the linear layers in "
@@ -122,7 +95,7 @@ def benchmark(
     _carry_out(json, lambda terminal: command.benchmark(terminal, settings, methods, sizes, output))
 
 
-@app.command(rich_help_panel="Try", epilog=_examples("deltadeck window", "deltadeck window ./my-delta"))
+@app.command(rich_help_panel="Try", epilog=examples("deltadeck window", "deltadeck window ./my-delta"))
 def window(
     folders: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER]...", show_default=False,
                                                         help="Checkpoints or deltas to open in it.")] = None,
@@ -142,7 +115,7 @@ def window(
     raise typer.Exit(open_window([*(folders or []), *(["--demo"] if demo else []), *(["--tiny"] if tiny else [])]))
 
 
-@app.command(rich_help_panel="Make", epilog=_examples(
+@app.command(rich_help_panel="Make", epilog=examples(
     "deltadeck plan ./base ./fine-tuned", "deltadeck plan org/base ./fine-tuned --json"))
 def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "chosen", axis: Axis = "auto", embeddings: Embeddings = "auto",
          samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None, device: Device = "auto",
@@ -161,13 +134,13 @@ def plan(base: Base, fine_tuned: Tuned, recipe: Recipe = "chosen", axis: Axis = 
     _carry_out(json, lambda terminal: commands.plan(terminal, options, curve))
 
 
-@app.command(rich_help_panel="Make", epilog=_examples(
+@app.command(rich_help_panel="Make", epilog=examples(
     "deltadeck compress ./base ./fine-tuned -o ./my-delta",
     "deltadeck compress ./base ./ft -o d --calibration chats.jsonl --axis both"))
 def compress(
     base: Base, fine_tuned: Tuned,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DELTA", help="The folder to make.", show_default=False,
-                                         rich_help_panel=_OUTPUT)],
+                                         rich_help_panel=OUTPUT)],
     recipe: Recipe = "chosen", axis: Axis = "auto", embeddings: Embeddings = "auto", objective: Objective = "kl",
     calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None,
     seed: Seed = 0, device: Device = "auto", budget: Budget = "", quality: Quality = "", events: Events = None,
@@ -186,7 +159,7 @@ def compress(
     _carry_out(json, lambda terminal: commands.compress(terminal, options, events))
 
 
-@app.command(rich_help_panel="Make", epilog=_examples("deltadeck resume ./my-delta.job"))
+@app.command(rich_help_panel="Make", epilog=examples("deltadeck resume ./my-delta.job"))
 def resume(
     job_folder: Annotated[Path, typer.Argument(metavar="JOB_FOLDER", show_default=False,
                                                help="NAME.job, beside the delta being made.")],
@@ -201,14 +174,14 @@ def resume(
     _carry_out(json, lambda terminal: commands.resume(terminal, job_folder, events))
 
 
-@app.command(rich_help_panel="Make", epilog=_examples(
+@app.command(rich_help_panel="Make", epilog=examples(
     "deltadeck fleet ./base ./ft-1 ./ft-2 ./ft-3 -o ./deltas", "deltadeck fleet ./base ./tunes/* -o ./deltas --budget 12x",
     "deltadeck fleet /shared/base /shared/tunes/* -o /shared/deltas --on ray://head:10001"))
 def fleet(
     base: Base,
     fine_tunes: Annotated[list[str], typer.Argument(metavar="FINE_TUNED...", show_default=False,
                                                     help="Fine-tunes of it: folders or hub ids.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False, rich_help_panel=_OUTPUT,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False, rich_help_panel=OUTPUT,
                                          help="Where the deltas go, each named after its fine-tune.")],
     recipe: Recipe = "chosen", axis: Axis = "auto", embeddings: Embeddings = "auto", objective: Objective = "kl",
     calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 150, sequence_length: Length = None,
@@ -231,7 +204,7 @@ def fleet(
     _carry_out(json, lambda terminal: batch.fleet(terminal, base, fine_tunes, output, options, on, workers, events))
 
 
-@app.command(rich_help_panel="Look", epilog=_examples("deltadeck inspect ./my-delta", "deltadeck inspect ./my-delta --kind down"))
+@app.command(rich_help_panel="Look", epilog=examples("deltadeck inspect ./my-delta", "deltadeck inspect ./my-delta --kind down"))
 def inspect(
     delta: DeltaFolder,
     kind: Annotated[str | None, typer.Option(metavar="KIND", show_default=False,
@@ -244,7 +217,7 @@ def inspect(
     _carry_out(json, lambda terminal: commands.inspect(terminal, delta, kind))
 
 
-@app.command(rich_help_panel="Look", epilog=_examples("deltadeck verify ./my-delta --base ./base"))
+@app.command(rich_help_panel="Look", epilog=examples("deltadeck verify ./my-delta --base ./base"))
 def verify(
     delta: DeltaFolder,
     base: Annotated[str | None, typer.Option("--base", "-b", metavar="BASE", show_default=False,
@@ -257,7 +230,7 @@ def verify(
     _carry_out(json, lambda terminal: commands.verify(terminal, delta, base))
 
 
-@app.command(rich_help_panel="Use", epilog=_examples("deltadeck export ./my-delta --base ./base -o ./rebuilt"))
+@app.command(rich_help_panel="Use", epilog=examples("deltadeck export ./my-delta --base ./base -o ./rebuilt"))
 def export(
     delta: DeltaFolder, base: BaseOption,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", show_default=False,
@@ -270,7 +243,7 @@ def export(
     _carry_out(json, lambda terminal: commands.export(terminal, delta, base, output))
 
 
-@app.command(rich_help_panel="Use", epilog=_examples(
+@app.command(rich_help_panel="Use", epilog=examples(
     "deltadeck chat ./base ./my-delta ./other-delta", "echo 'Who are you?' | deltadeck chat ./base ./my-delta --json"))
 def chat(
     base: Base,
@@ -298,7 +271,7 @@ def chat(
     _carry_out(json, lambda terminal: chatting.chat(terminal, base, deltas or [], device, system, options))
 
 
-@app.command(rich_help_panel="Look", epilog=_examples(
+@app.command(rich_help_panel="Look", epilog=examples(
     "deltadeck evaluate ./my-delta --base ./base --fine-tuned ./ft",
     "deltadeck evaluate ./d -b ./base -f ./ft --text wiki.txt --json",
     "deltadeck evaluate ./d -b ./base -f ./ft --tasks arc_easy,piqa --task-limit 200"))
@@ -309,15 +282,15 @@ def evaluate(
     tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Measure over at least so many tokens.")] = 20_000,
     sequence_length: Annotated[int | None, typer.Option(metavar="N", min=8, show_default="the calibration's",
                                                         help="Tokens per sequence.")] = None,
-    prompts: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=_ANSWERS,
+    prompts: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=ANSWERS,
                                          help="Compare greedy answers to so many prompts; 0 leaves it out.")] = 16,
-    answer_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.", rich_help_panel=_ANSWERS)] = 32,
-    tasks: Annotated[str, typer.Option(metavar="NAMES", show_default=False, rich_help_panel=_ANSWERS,
+    answer_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.", rich_help_panel=ANSWERS)] = 32,
+    tasks: Annotated[str, typer.Option(metavar="NAMES", show_default=False, rich_help_panel=ANSWERS,
                                        help="Multiple-choice tasks of lm-eval, such as arc_easy,hellaswag,piqa,winogrande: "
                                             "accuracy, and how often the fine-tune's choice is made.")] = "",
-    task_limit: Annotated[int | None, typer.Option(metavar="N", min=1, show_default="all", rich_help_panel=_ANSWERS,
+    task_limit: Annotated[int | None, typer.Option(metavar="N", min=1, show_default="all", rich_help_panel=ANSWERS,
                                                    help="Questions per task, from the first on.")] = None,
-    task_data: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="the hub", rich_help_panel=_ANSWERS,
+    task_data: Annotated[Path | None, typer.Option(metavar="FOLDER", show_default="the hub", rich_help_panel=ANSWERS,
                                                    help="Take questions from TASK.jsonl, .parquet or the hub's layout in this "
                                                         "folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -334,7 +307,7 @@ def evaluate(
     _carry_out(json, lambda terminal: evaluating.evaluate(terminal, delta, base, fine_tuned, choices))
 
 
-@app.command(rich_help_panel="Look", epilog=_examples("deltadeck bench ./my-delta --base ./base --fine-tuned ./ft"))
+@app.command(rich_help_panel="Look", epilog=examples("deltadeck bench ./my-delta --base ./base --fine-tuned ./ft"))
 def bench(
     delta: DeltaFolder, base: BaseOption, fine_tuned: TunedOption,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each kind.")] = 5,
@@ -346,7 +319,7 @@ def bench(
     _carry_out(json, lambda terminal: commands.bench(terminal, delta, base, fine_tuned, repeats))
 
 
-@app.command(rich_help_panel="Look", epilog=_examples("deltadeck doctor", "deltadeck doctor --json > report.json"))
+@app.command(rich_help_panel="Look", epilog=examples("deltadeck doctor", "deltadeck doctor --json > report.json"))
 def doctor(json: Json = False) -> None:
     """Check this machine: versions, devices, folders, the window's libraries, every kernel against a reference.
 
@@ -357,7 +330,7 @@ def doctor(json: Json = False) -> None:
     _carry_out(json, lambda terminal: examination.doctor(terminal))
 
 
-@app.command(rich_help_panel="Try", epilog=_examples("deltadeck desktop", "deltadeck desktop --remove"))
+@app.command(rich_help_panel="Try", epilog=examples("deltadeck desktop", "deltadeck desktop --remove"))
 def desktop(
     remove: Annotated[bool, typer.Option("--remove", help="Take it out again.")] = False,
     json: Json = False,
@@ -368,7 +341,7 @@ def desktop(
     _carry_out(json, lambda terminal: menu.desktop(terminal, remove))
 
 
-@app.command(rich_help_panel="Try", epilog=_examples("deltadeck demo --tiny", "deltadeck demo ~/deltadeck-demo"))
+@app.command(rich_help_panel="Try", epilog=examples("deltadeck demo --tiny", "deltadeck demo ~/deltadeck-demo"))
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]",
                                            help="Where the delta and its report go.")] = Path("deltadeck-demo"),
