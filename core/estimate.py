@@ -25,6 +25,7 @@ from core.probe import BLOCKS, REFERENCE_SHARE
 from core.record import TensorRecord
 from core.request import Request, sample_counts
 from core.stream import SPILL_FROM, TOKENS_AT_ONCE
+from core.tune import OPENED_AT_MOST
 from core.variant import is_learnt
 from core.weights import Lent
 
@@ -37,6 +38,8 @@ LOOSE, LOOSE_AT_MOST = 0.1, 250 << 20
 whole, so it stops growing. Of half an 8B block's width 0.25 GB were measured, of a tiny model next to nothing."""
 TUNED_AT_ONCE = 1024
 """Tokens of a step of tuning."""
+DECODING = 1000.0
+"""Operations that decoding one level takes the time of."""
 _SOLVES = {"chosen": 22.0, "exact": 7.0, "paper": 7.0}
 """Products of n x n by n x o that fitting a matrix takes, by recipe; counted in `core.chosen` and `core.solve`: targets 2, their
 rows 2, a gram of the signs, correction and aim 4, what is lost 2, and for each choice of signs (two axes, one or two rounds)
@@ -128,8 +131,32 @@ def operations(plan: Plan, sizes: Sizes, device: torch.device) -> dict[str, floa
     if recipe == "paper":
         fit += sizes.fit_tokens * 2 * 5 * 2 * forward
     narrow = 0.5 if has_fast_bf16(device) else 1.0
-    return {"fit": 0.0 if recipe == "bitdelta" else fit, "tune": sizes.tune_tokens * (4.7 * forward * narrow + 1.8 * head),
+    tune = sizes.tune_tokens * (4.7 * forward * narrow + 1.8 * head)
+    tune += sizes.tune_tokens / TUNED_AT_ONCE * _remaking(matrices(plan), narrow)
+    return {"fit": 0.0 if recipe == "bitdelta" else fit, "tune": tune,
             "measure": sizes.measure_tokens * (4 * forward + 6 * head)}
+
+
+def _remaking(records: Iterable[TensorRecord], narrow: float) -> float:
+    """Of a step of tuning: making weights of pairs and coded levels from their scales, twice, and the slopes of the scales."""
+    total = beyond = 0.0
+    for r in records:
+        if r.codec == "svdmix":
+            total += 3 * 2.0 * r.outputs * r.inputs * _pairs(r) * narrow
+        beyond += (r.codec == "coded") * r.outputs * r.inputs
+    return total + 2 * DECODING * max(0.0, beyond - OPENED_AT_MOST)
+
+
+def _pairs(record: TensorRecord) -> float:
+    """Pairs of vectors that a record's bytes hold, at some four bits an entry; they are chosen later."""
+    return min(record.outputs, record.inputs, 2 * record.packed / (record.outputs + record.inputs))
+
+
+def _opened_bytes(records: Iterable[TensorRecord]) -> int:
+    """Bytes of what tuning keeps unpacked: levels in a byte, vectors in two per entry."""
+    wanted = sum(r.outputs * r.inputs if r.codec == "coded" else int(2 * (r.outputs + r.inputs) * _pairs(r))
+                 for r in records if r.codec in ("coded", "svdmix"))
+    return min(wanted, OPENED_AT_MOST)
 
 
 def machine_speed(device: torch.device) -> float:
@@ -270,6 +297,7 @@ def _tune_bytes(plan: Plan, sizes: Sizes, device: torch.device, width: int, size
         step = depth * TUNED_AT_ONCE * width * 2 + (2 if narrow else FP32) * int(2.5 * size)
         step += FP32 * TUNED_AT_ONCE * 2 * (activations(1) + 4 * width)
         total = max(total, FP32 * (whole + own + states) + (2 * head if narrow else 0) + max(step, FP32 * logits))
+        total += _opened_bytes(matrices(plan))
     return int(total)
 
 

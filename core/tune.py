@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.codecs import CODECS, TUNABLE
+from core.codecs import TUNABLE
+from core.codecs.contract import Stored
 from core.devices import has_fast_bf16
 from core.distil import distil, head_inputs
 from core.products import narrow_products, narrowed, only_added
@@ -34,25 +35,25 @@ LEARNING_RATE = 0.02
 OBJECTIVES = ("kl", "mse")
 ROWS_AT_ONCE = 1 << 26
 """Logits that the head makes in one go."""
+OPENED_AT_MOST = 1 << 29
+"""Bytes of unpacked tensors that are kept from step to step; what is beyond is unpacked each time it is needed."""
 
 
 class _ScaledWeight(torch.autograd.Function):
     """The variant's weight, rounded to its target type, as a function of the scales that its codec stores."""
 
     @staticmethod
-    def forward(ctx: Any, scales: Tensor, record: TensorRecord, base: Tensor, stored: dict[str, Tensor],
-                dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, scales: Tensor, record: TensorRecord, base: Tensor, opened: Stored, dtype: torch.dtype) -> Tensor:
         """`scales` (n,) FP32 -> the stored-layout weight, handed out as `dtype`."""
-        ctx.record, ctx.stored = record, stored
+        ctx.record, ctx.opened = record, opened
         ctx.save_for_backward(scales)
-        record, stored = TUNABLE[record.codec].rescaled(record, stored, scales)
-        return CODECS[record.codec].add(record, stored, base).to(dtype)
+        return TUNABLE[record.codec].tuned(record, opened, scales, base, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Into the scales; rounding is passed straight through."""
         (scales,) = ctx.saved_tensors
-        return TUNABLE[ctx.record.codec].slopes(ctx.record, ctx.stored, scales, grad), None, None, None, None
+        return TUNABLE[ctx.record.codec].slopes(ctx.record, ctx.opened, scales, grad), None, None, None, None
 
 
 @dataclass
@@ -90,6 +91,8 @@ class Tuner:
         self.outer_is_fixed = not any(p.tensor in self.offsets for p in model.by_stage.get(OUTER, []))
         self.known: Known | None = None
         """The fine-tune's embedding, norm and head, once they are read."""
+        self.opened: dict[str, Stored] = {}
+        self.room = OPENED_AT_MOST
         self.unread: dict[int, str] = {}
         """By block, the parameter whose product is only added to what leaves the block."""
 
@@ -121,14 +124,25 @@ class Tuner:
                 continue
             base = self.variant.base_view(record)
             assert base is not None
-            stored = {k: v.to(self.device) for k, v in self.variant.encode(record).items()}
             own = scales[self.offsets[name]]
             if leaves is not None:
                 own = leaves[name] = own.clone().requires_grad_(True)
-            tensors[name] = _ScaledWeight.apply(own, record, base.to(self.device), stored,  # type: ignore[no-untyped-call]
+            tensors[name] = _ScaledWeight.apply(own, record, base.to(self.device), self._opened(record),  # type: ignore[no-untyped-call]
                                                 torch.bfloat16 if narrow else torch.float32)
         parameters = self.model.assemble(stage, tensors)
         return narrowed(parameters) if narrow else parameters
+
+    def _opened(self, record: TensorRecord) -> Stored:
+        """What a tensor's codec has stored, unpacked; kept for all steps while there is room."""
+        if record.name in self.opened:
+            return self.opened[record.name]
+        stored = {k: v.to(self.device) for k, v in self.variant.encode(record).items()}
+        opened = TUNABLE[record.codec].opened(record, stored)
+        nbytes = sum(v.nbytes for v in opened.values())
+        if opened is not stored and self.room >= nbytes:
+            self.room -= nbytes
+            self.opened[record.name] = opened
+        return opened
 
     def prepare(self, held_out: Tensor, tick: Callable[[], None] | None = None) -> None:
         """Run the fine-tune over all samples once and keep its last hidden states."""

@@ -61,8 +61,13 @@ def steps(record: TensorRecord, stored: Stored) -> Tensor:
 
     Here and below, `stored` is in parts.
     """
+    return from_half(stored["scale"][:1], record.exponents[0]) * _units(stored)
+
+
+def _units(stored: Stored) -> Tensor:
+    """The same in units of the scale."""
     code = (stored["columns"] >> 4).long()
-    return from_half(stored["scale"][:1], record.exponents[0]) * (2 + code % 2) * torch.exp2((code // 2).float())
+    return (2 + code % 2) * torch.exp2((code // 2).float())
 
 
 def tables(stored: Stored) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -156,15 +161,25 @@ class Coded:
         packed[:2 * len(scales)] = halves.view(torch.uint8).to(packed.device)
         return record, {"packed": packed}
 
-    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+    def opened(self, record: TensorRecord, stored: Stored) -> Stored:
         parts = unpacked(record, stored)
+        # Steps and right factors in units of their scales.
+        found = {"levels": decoded(record, parts), "unit": _units(parts)}
+        return found | {k: parts[k].float() - ZERO for k in ("left", "right") if k in parts}
+
+    def tuned(self, record: TensorRecord, opened: Stored, scales: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+        exact = torch.cat([from_half(to_half(part, e := exponent_for(part)), e) for part in scales.split(_runs(record))])
+        change = opened["levels"].float().mul_(exact[0] * opened["unit"])
+        if record.rank:
+            change.addmm_(opened["left"] * exact[1:], opened["right"])
+        return (base[:record.shape[0]].float() + logical(record, change)).to(record.torch_dtype).to(dtype)
+
+    def slopes(self, record: TensorRecord, opened: Stored, scales: Tensor, grad: Tensor) -> Tensor:
         grad = logical(record, grad).float()
-        unit = (2 + (parts["columns"] >> 4).long() % 2) * torch.exp2((parts["columns"] >> 5).float())
-        result = (torch.einsum("oi,oi->i", grad, decoded(record, parts).float()) * unit).sum()[None]
+        result = ((grad * opened["levels"]).sum(0) * opened["unit"]).sum()[None]
         if not record.rank:
             return result
-        left, right = (parts[k].float() - ZERO for k in ("left", "right"))
-        return torch.cat([result, ((left.T @ grad) * right).sum(1)])
+        return torch.cat([result, ((opened["left"].T @ grad) * opened["right"]).sum(1)])
 
     def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
         flat = x.float().reshape(-1, x.shape[-1])

@@ -56,7 +56,16 @@ class Tunable(Protocol):
     def rescaled(self, record: TensorRecord, stored: Stored, scales: Tensor) -> tuple[TensorRecord, dict[str, Tensor]]:
         """The record and the stored tensors with other scales (n,); all bytes but theirs stay."""
 
-    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+    def opened(self, record: TensorRecord, stored: Stored) -> Stored:
+        """What `tuned` and `slopes` read: unpacked once, used in every step. `stored` itself where nothing needs that."""
+
+    def tuned(self, record: TensorRecord, opened: Stored, scales: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+        """The variant's tensor with other scales (n,), rounded to the record's type, handed out as `dtype` (FP32 or BF16).
+
+        What `add` makes after `rescaled`, but that products may be in `dtype`: a gradient's noise is far above that.
+        """
+
+    def slopes(self, record: TensorRecord, opened: Stored, scales: Tensor, grad: Tensor) -> Tensor:
         """Gradient into scales (n,) of one into the stored-layout weight `grad`."""
 
 

@@ -169,11 +169,18 @@ class Sign:
         record = msgspec.structs.replace(record, exponents=tuple(exponent_for(p) for p in planes))
         return record, {**stored, "scale": join_scales(record, planes)}
 
-    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+    def opened(self, record: TensorRecord, stored: Stored) -> Stored:
+        return stored
+
+    def tuned(self, record: TensorRecord, opened: Stored, scales: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+        record, stored = self.rescaled(record, opened, scales)
+        return self.add(record, stored, base).to(dtype)
+
+    def slopes(self, record: TensorRecord, opened: Stored, scales: Tensor, grad: Tensor) -> Tensor:
         """Sums of grad o S over what each scale covers."""
         result = torch.zeros_like(scales).view(record.planes, -1)
         common = _common(record, grad)
-        for plane, (signs, values) in enumerate(zip(stored["signs"], scales.view(record.planes, -1), strict=True)):
+        for plane, (signs, values) in enumerate(zip(opened["signs"], scales.view(record.planes, -1), strict=True)):
             signed = common * unpack_signs(signs.to(grad.device), record.shape[1], dtype=grad.dtype)
             at = 0
             for piece, row, column in split_scales(record, values):

@@ -137,9 +137,22 @@ class SvdMix:
         packed[:2 * len(scales)] = to_half(scales, record.exponents[0]).view(torch.uint8)
         return record, {"packed": packed}
 
-    def slopes(self, record: TensorRecord, stored: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+    def opened(self, record: TensorRecord, stored: Stored) -> Stored:
         _, outputs, inputs = unpack(record, stored["packed"])
-        return ((outputs @ logical(record, grad).float()) * inputs).sum(1)
+        # Whole numbers up to 256 are exact in BF16.
+        dtype = torch.bfloat16 if max((max(r.outputs, r.inputs) for r in record.ranks), default=0) <= 8 else torch.float32
+        return {"outputs": outputs.to(dtype), "inputs": inputs.to(dtype)}
+
+    def tuned(self, record: TensorRecord, opened: Stored, scales: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+        exponent = exponent_for(scales)
+        scale = from_half(to_half(scales, exponent), exponent)
+        over, inputs = (opened["outputs"].float() * scale[:, None]).to(dtype), opened["inputs"].to(dtype)
+        change = inputs.T @ over if record.output_dimension else over.T @ inputs
+        return (base[:record.shape[0]].float() + change).to(record.torch_dtype).to(dtype)
+
+    def slopes(self, record: TensorRecord, opened: Stored, scales: Tensor, grad: Tensor) -> Tensor:
+        outputs, inputs = opened["outputs"].to(grad.dtype), opened["inputs"]
+        return ((outputs @ logical(record, grad)).float() * inputs.float()).sum(1)
 
     def multiply(self, record: TensorRecord, stored: Stored, base: Tensor | None, x: Tensor) -> Tensor:
         scale, outputs, inputs = unpack(record, stored["packed"])

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from core.budget import uniform
 from core.estimate import FP32, LOOSE, PROGRAM, Estimate, Sizes, estimate, groups, memory, operations, sizes_of, solving
 from core.events import AnyEvent, StageStarted, Warned
 from core.job import Job
+from core.plan import Plan
 from core.request import Request
 from core.shortage import memory_warning
 from core.stream import SPILL_FROM
+from core.tune import OPENED_AT_MOST
 from core.weights import Lent
 from tests.benchmarks.large_shapes import LLAMA_8B, LLAMA_70B, Shape, make_pair, make_text, plan_of
 
@@ -156,6 +159,17 @@ def test_fitting_costs_what_its_recipe_does() -> None:
     plan = plan_of(LLAMA_8B, 1)
     double = operations(plan, many, CPU)["fit"] / by_recipe["chosen"]
     assert 1 < double < 2                              # solving does not depend on the number of tokens
+
+
+def test_tuning_what_has_to_be_unpacked_costs_more() -> None:
+    signs, sizes = plan_of(LLAMA_8B, 4), Sizes(2048, 8192, 2048)
+
+    def spent_and_held(plan: Plan) -> tuple[float, int]:
+        return operations(plan, sizes, CPU)["tune"], memory(plan, sizes, CPU, 4096)["tune"]
+    time, held = spent_and_held(signs)
+    for method in ("deltamix-h", "coded"):
+        longer, more = spent_and_held(dataclasses.replace(signs, records=uniform(signs.records, method, signs.weights_bytes)))
+        assert time < longer < 20 * time and held < more < held + 2 * OPENED_AT_MOST
 
 
 def test_a_job_that_wants_more_memory_than_is_free_says_so_before_it_begins(

@@ -48,7 +48,7 @@ def test_slopes_are_what_a_changed_scale_does(codec: str, dimension: int) -> Non
     tunable = TUNABLE[codec]
     scales = tunable.scales(record, stored)
     grad = torch.randn(record.shape, generator=torch.Generator().manual_seed(1))
-    slopes = tunable.slopes(record, stored, scales, grad)
+    slopes = tunable.slopes(record, tunable.opened(record, stored), scales, grad)
     assert slopes.shape == scales.shape
     before = change(record, stored)
     for i in torch.linspace(0, len(scales) - 1, 7).long().unique().tolist():
@@ -60,6 +60,22 @@ def test_slopes_are_what_a_changed_scale_does(codec: str, dimension: int) -> Non
         wanted = float(slopes[i] * (tunable.scales(after_record, after)[i] - scales[i]))
         # The other scales may round to another FP16 under a new exponent: a thousandth of all that they hold.
         assert moved == pytest.approx(wanted, rel=2e-3, abs=1e-3 * float((slopes * scales).abs().sum())), i
+
+
+@pytest.mark.parametrize(("codec", "dimension"), CASES)
+@pytest.mark.parametrize(("dtype", "noise"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_step_sees_what_will_be_stored(codec: str, dimension: int, dtype: torch.dtype, noise: float) -> None:
+    record, stored = learnt(codec, dimension)
+    tunable, base = TUNABLE[codec], torch.zeros(record.base_shape)
+    scales = tunable.scales(record, stored) * 1.1
+    wanted = change(*tunable.rescaled(record, stored, scales))
+    seen = tunable.tuned(record, tunable.opened(record, stored), scales, base, dtype)
+    assert seen.dtype == dtype and seen.shape == wanted.shape
+    assert float((seen.float() - wanted).norm() / wanted.norm()) < noise
+    if dtype == torch.bfloat16:
+        same = tunable.tuned(record, tunable.opened(record, stored), scales, base, torch.float32)
+        slopes = [tunable.slopes(record, tunable.opened(record, stored), scales, g) for g in (same, same.bfloat16())]
+        assert float((slopes[0] - slopes[1]).norm() / slopes[0].norm()) < noise
 
 
 def test_low_rank_beside_levels_has_scales_of_its_own() -> None:
