@@ -176,7 +176,7 @@ def predict(request: dict[str, Any], tick: Callable[[float], None], *, offline: 
 def look_ahead(request: Request, plan: Plan, base: Checkpoint, tuned: Checkpoint, device: torch.device,
                tick: Callable[[float], None]) -> Ahead:
     """Predict the curve of a pair (minutes, kept afterwards), and allocate the request's budget if it has one."""
-    from core.budget import allocate, parse_budget
+    from core.budget import parse_budget
     from core.budget_stage import forecast_pair
     from core.forecast import parse_quality
 
@@ -189,7 +189,7 @@ def look_ahead(request: Request, plan: Plan, base: Checkpoint, tuned: Checkpoint
 
         budget = (found.budget_for(plan.records, parse_quality(request.quality)) if request.quality
                   else parse_budget(request.budget, full))
-        records = allocate(plan.records, found.probe, budget)
+        records = found.allocate(plan.records, budget)
         expected = found.expected(plan.records, records)
         plan = replace(plan, records=records)
     return Ahead(plan, points, found.zero, expected, full)

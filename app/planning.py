@@ -133,6 +133,7 @@ def plan_facts(request: dict[str, Any], cache: PlanCache, *, offline: bool | Non
     from core.checkpoint import open_checkpoint
     from core.devices import choose_device
     from core.estimate import estimate, machine_speed, sizes_of
+    from core.outer_ways import is_outer
     from core.plan import plan_from, survey
     from core.request import Request, sequence_length
     from core.variant import is_learnt
@@ -164,7 +165,8 @@ def plan_facts(request: dict[str, Any], cache: PlanCache, *, offline: bool | Non
         predicting = PREDICTING * cost.seconds
         ahead = None if found is None else curve_of(found, first)
         weights, expect = plan.weights_bytes, plan.records
-        told = {r.name for r in first.records if asked.is_allocated and is_item(r)}      # left out or whole, the job tells of it
+        # Left out or whole, the job tells of it.
+        told = {r.name for r in first.records if asked.is_allocated and (is_item(r) or is_outer(r))}
         if asked.is_allocated:
             plan, weights = planned_size(asked, plan, found, smallest)
             expect = plan.records
@@ -187,18 +189,21 @@ def size_range(records: Sequence[TensorRecord]) -> tuple[int, int]:
 
     from core.artifact import weights_bytes
     from core.budget import is_item
+    from core.outer_ways import is_outer, stored, ways_of
 
-    def with_codec(codec: str) -> int:
-        return weights_bytes([msgspec.structs.replace(r, codec=codec, slices=(), planes=1, exponents=()) if is_item(r) else r
-                              for r in records])
-    return with_codec("same"), with_codec("full")
+    def made(record: TensorRecord, codec: str) -> TensorRecord:
+        if is_item(record):
+            return msgspec.structs.replace(record, codec=codec, slices=(), planes=1, exponents=())
+        return stored(record, ways_of(record)[0 if codec == "same" else -1]) if is_outer(record) else record
+    smallest, largest = (weights_bytes([made(r, codec) for r in records]) for codec in ("same", "full"))
+    return smallest, largest
 
 
 def planned_size(asked: Request, plan: Plan, found: Forecast | None, smallest: int) -> tuple[Plan, int]:
     """(the plan, bytes that the delta will not exceed) of a size or a fidelity. Before the pair is predicted, the plan stays as
     it is and its size is what was asked for; a fidelity's is not known then: 0. Raises `BadOption` where it is too small.
     """
-    from core.budget import allocate, parse_budget
+    from core.budget import parse_budget
     from core.errors import BadOption
     from core.forecast import parse_quality
 
@@ -209,11 +214,11 @@ def planned_size(asked: Request, plan: Plan, found: Forecast | None, smallest: i
     else:
         budget = parse_budget(asked.budget, plan.full_bytes)
     if found is not None:
-        plan = replace(plan, records=allocate(plan.records, found.probe, budget))
+        plan = replace(plan, records=found.allocate(plan.records, budget))
         return plan, plan.weights_bytes
     if budget < smallest:
-        raise BadOption(f"{size(budget)} are too little for this pair.", "What is not up to the size alone (embeddings, norms, "
-                        f"exact changes) takes {size(smallest)}.", "Ask for a larger size.")
+        raise BadOption(f"{size(budget)} are too little for this pair.", "What is not up to the size alone (norms, exact "
+                        f"changes) takes {size(smallest)}.", "Ask for a larger size.")
     return plan, budget
 
 

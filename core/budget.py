@@ -102,8 +102,8 @@ def _fitting(made: Callable[[int], tuple[TensorRecord, ...] | None], records: Se
         if over <= 0:
             return result
         limit -= over << min(attempt, 12)              # what fits then may need other entries in the files' headers
-    raise BadOption(f"{budget:,} bytes are too little for this pair.", f"What is not up to the size alone (embeddings, norms, "
-                    f"changes that are stored exactly) takes {fixed:,} bytes.", "Ask for a larger size.")
+    raise BadOption(f"{budget:,} bytes are too little for this pair.", "What is not up to the size alone (norms, changes that "
+                    f"are stored exactly) takes {fixed:,} bytes.", "Ask for a larger size.")
 
 
 def uniform(records: Sequence[TensorRecord], method: str, budget: int) -> tuple[TensorRecord, ...]:

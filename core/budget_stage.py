@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from core import __version__
-from core.budget import CANDIDATES, allocate, is_item, parse_budget, uniform
+from core.budget import CANDIDATES, is_item, parse_budget, uniform
 from core.checkpoint import Checkpoint
 from core.devices import exact_arithmetic
 from core.forecast import Forecast, forecast_key, keep_forecast, load_forecast, make_forecast, parse_quality
 from core.journal import Journal
+from core.outer_ways import WAYS
 from core.plan import Plan
 from core.probe import REFERENCE_SHARE
 from core.request import Request, draw_samples, identity, parts_sha256, sequence_length
@@ -28,8 +29,8 @@ KEY = "forecast"
 def forecast_depends(request: Request, base: Checkpoint, tuned: Checkpoint, length: int, tokens_sha256: str,
                      device: torch.device) -> list[Any]:
     """All that a forecast depends on, as plain data."""
-    return [__version__, [c.key for c in CANDIDATES], REFERENCE_SHARE, request.embeddings, request.seed, length, tokens_sha256,
-            str(device), torch.get_num_threads(), identity(base), identity(tuned)]
+    return [__version__, [c.key for c in CANDIDATES], WAYS, REFERENCE_SHARE, request.embeddings, request.seed, length,
+            tokens_sha256, str(device), torch.get_num_threads(), identity(base), identity(tuned)]
 
 
 def forecast_pair(request: Request, plan: Plan, base: Checkpoint, tuned: Checkpoint, device: torch.device,
@@ -82,7 +83,7 @@ def allocated(plan: Plan, request: Request, model: StagedModel, pair: tuple[Chec
         budget = found.budget_for(plan.records, parse_quality(request.quality))
     else:
         budget = parse_budget(request.budget, plan.full_bytes)
-    records = allocate(plan.records, found.probe, budget)
+    records = found.allocate(plan.records, budget)
     expected = {"budget": budget, "expected_kl": found.expected(plan.records, records), "base_kl": found.zero,
                 "methods": _counts(plan, records)}
     return replace(plan, records=records), expected

@@ -16,11 +16,13 @@ import msgspec
 import torch
 from torch import Tensor
 
-from core.budget import CANDIDATES, curve, is_item, remaining, weight_of
+from core.artifact import weights_bytes
+from core.budget import CANDIDATES, allocate, curve, is_item, remaining, weight_of
 from core.checkpoint import Checkpoint
 from core.codecs.contract import logical
 from core.embeddings import fit_rows, head_moment, metric_for
 from core.errors import BadOption
+from core.outer_ways import WAYS, Outer, choices, cost_of, is_outer, stored, ways_of
 from core.probe import Probe, probe, reference_change
 from core.record import TensorRecord
 from core.tune import Tuner
@@ -38,8 +40,8 @@ class Forecast(msgspec.Struct, frozen=True):
     """The same with the fine-tune's own tensors wherever no budget decides (embeddings, norms)."""
     reference: float
     """The same as `layers` with the probe's references instead of nothing."""
-    fixed: float
-    """The same with the fine-tune's tensors wherever a budget decides, and embeddings and head as the plan codes them."""
+    outer: dict[str, dict[str, float]]
+    """By embedding and head, the same with the fine-tune's tensors all but this one, stored in each way (`core.outer_ways`)."""
     reference_share: float
     """The share that the references leave, by the probe."""
 
@@ -51,12 +53,35 @@ class Forecast(msgspec.Struct, frozen=True):
         return min(3.0, max(0.5, math.log(self.reference / self.layers) / math.log(self.reference_share)))
 
     def kl(self, share: float) -> float:
-        """Expected KL in nats per token for a remaining share; before end-to-end tuning, which lowers it."""
-        return self.fixed + self.layers * math.pow(min(1.0, max(0.0, share)), self.power)
+        """Expected KL in nats per token for the matrices' remaining share; before end-to-end tuning, which lowers it."""
+        return self.layers * math.pow(min(1.0, max(0.0, share)), self.power)
+
+    def _lines(self, records: Sequence[TensorRecord]) -> list[tuple[Outer, list[tuple[int, float]]]]:
+        """For each choice of embeddings and head, (bytes of weight files, expected KL) of the matrices' best uses, ascending."""
+        found = [(nbytes, self.kl(share)) for nbytes, share in curve(records, self.probe)]
+        rest = [r for r in records if not is_item(r)]
+        as_planned = weights_bytes(rest)
+        return [(choice, [(nbytes + choice.nbytes - as_planned, kl + choice.kl) for nbytes, kl in found])
+                for choice in choices(rest, self.outer)]
 
     def points(self, records: Sequence[TensorRecord]) -> list[tuple[int, float]]:
-        """(bytes of weight files, expected KL), ascending in bytes."""
-        return [(nbytes, self.kl(share)) for nbytes, share in curve(records, self.probe)]
+        """(bytes of weight files, expected KL), ascending in bytes and falling."""
+        kept: list[tuple[int, float]] = []
+        for nbytes, kl in sorted(point for _, line in self._lines(records) for point in line):
+            if not kept or kl < kept[-1][1]:
+                kept.append((nbytes, kl))
+        return kept
+
+    def allocate(self, records: Sequence[TensorRecord], budget: int) -> tuple[TensorRecord, ...]:
+        """Planned records of at most `budget` bytes of weight files that are expected to lose least.
+
+        Raises `BadOption`, naming the smallest possible size, where the budget is below it.
+        """
+        ends = []
+        for order, (choice, line) in enumerate(self._lines(records)):
+            reached = [kl for nbytes, kl in line if nbytes <= budget]
+            ends.append((reached[-1] if reached else math.inf, order, choice))
+        return allocate(min(ends)[2].applied(records), self.probe, budget)
 
     def budget_for(self, records: Sequence[TensorRecord], quality: float) -> int:
         """The smallest size whose expected recovery, 1 - KL / KL of the base, is at least `quality`.
@@ -68,13 +93,12 @@ class Forecast(msgspec.Struct, frozen=True):
         if found is None:
             best = 1 - points[-1][1] / self.zero if self.zero > 0 else 1.0
             raise BadOption(f"A recovery of {quality} is more than any size is expected to reach here.",
-                            f"What is not up to the size (embeddings, head) alone leaves {best:.4f}.",
-                            "Ask for less, or store the embeddings whole (--embeddings full).")
+                            f"The largest leaves {best:.4f}.", "Ask for less, or keep the fine-tune's checkpoint.")
         return found
 
     def expected(self, records: Sequence[TensorRecord], chosen: Sequence[TensorRecord]) -> float:
         """Expected KL of an allocation."""
-        return self.kl(remaining(records, chosen, self.probe))
+        return self.kl(remaining(records, chosen, self.probe)) + cost_of(records, chosen, self.outer)
 
 
 def parse_quality(text: str) -> float:
@@ -117,17 +141,27 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
     others = any(r.codec != "same" and r.name not in chosen for r in records)
     layers = loss(lambda n: variant.base_like(n) if n in chosen else tuned.view(n), 0.92) if others else zero
     reference = loss(lambda n: approximate(n) if n in chosen else tuned.view(n), 0.96)
-    coded = [r for r in records if r.codec == "sign" and r.block is None and r.kind in ("embed", "head")]
-    fixed = 0.0
-    if coded:
-        metric = head_moment(model, weights, parts["fit"], device)
-        for record in coded:
-            fit_rows(variant, record, metric_for(record, metric, model), device, chosen=False)
-        named = {r.name for r in coded}
-        fixed = loss(lambda n: variant.read(n) if n in named else tuned.view(n), 0.99)
+    outer = [r for r in records if is_outer(r)]
+    metric = head_moment(model, weights, parts["fit"], device) if outer else None
+    costs: dict[str, dict[str, float]] = {r.name: {} for r in outer}
+    for i, way in enumerate(WAYS):
+        for record in outer:
+            if way not in ways_of(record):
+                continue
+            costs[record.name][way] = 0.0
+            if way == "whole":
+                continue
+            if way != "left out":
+                fit_rows(variant, stored(record, way), metric_for(record, metric, model), device, chosen=False)
+
+            def read(name: str, own: str = record.name, how: str = way) -> Tensor:
+                if name != own:
+                    return tuned.view(name)
+                return variant.base_like(name) if how == "left out" else variant.read(name)
+            costs[record.name][way] = loss(read, 0.96 + 0.03 * i / len(WAYS))
     own = sum(weight_of(found, n) for n in names)
     left = sum(found.reference[n] for n in names)
-    return Forecast(found, zero, layers, reference, fixed, left / own if own > 0 else 1.0)
+    return Forecast(found, zero, layers, reference, costs, left / own if own > 0 else 1.0)
 
 
 def load_forecast(folder: Path | None, key: str) -> Forecast | None:

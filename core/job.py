@@ -43,6 +43,7 @@ from core.events import (
 from core.fit import BlockFitter, is_fitted, keep_guess, learn_unseen
 from core.fleet_sources import FRESH, Sources
 from core.journal import Journal
+from core.outer_ways import is_outer
 from core.plan import Plan, make_plan, record_bytes
 from core.prepare_stage import Preparation, prepare
 from core.record import TensorRecord
@@ -251,7 +252,7 @@ class Job:
             raise
         self._check_room()
         for old, new in zip(before, self.plan.records, strict=True):
-            if is_item(old) and not is_learnt(new):    # left out, or stored whole: nothing is left to do for these
+            if (is_item(old) or is_outer(old)) and not is_learnt(new):      # left out, or whole: nothing is left to do for it
                 self.given += 1
                 self._fitted(new, 0.0, restored=known)
 

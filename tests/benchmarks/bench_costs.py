@@ -148,8 +148,9 @@ def run() -> list[dict[str, Any]]:
                         "goal": round(spread(signs, "token"), 2), "better": "lower"})
         results.append({"name": f"{about} of {METHOD}, foretold by the probe", "unit": "standard deviation",
                         "value": round(spread(mixed, "probe"), 2), "reference":
-                        f"MLP alone {spread(mixed, 'probe', ('mlp',)):.2f}; the error known {spread(mixed, 'row'):.2f}, by what "
-                        f"leaving the change out costs {spread(mixed, 'own'):.2f}, by nothing {spread(mixed, ''):.2f}",
+                        f"MLP alone {spread(mixed, 'probe', ('mlp',)):.2f}; the error known {spread(mixed, 'row'):.2f}, token by "
+                        f"token {spread(mixed, 'token'):.2f}; by what leaving it out costs {spread(mixed, 'own'):.2f}, by "
+                        f"nothing {spread(mixed, ''):.2f}",
                         "goal": round(spread(mixed, "own") / 2, 2), "better": "lower"})
     return results
 

@@ -20,6 +20,7 @@ from core.events import AnyEvent, Progress
 from core.forecast import Forecast, keep_forecast, load_forecast, parse_quality
 from core.job import Job, Result
 from core.methods.svdmix_vectors import decompose
+from core.outer_ways import WAYS, is_outer, stored, ways_of
 from core.plan import Plan, PlanOptions, make_plan, record_bytes
 from core.probe import (
     BLOCKS,
@@ -341,11 +342,40 @@ def test_a_known_forecast_is_not_made_again(tmp_path: Path, tokenizer: PreTraine
 
 def test_a_recovery_that_no_size_reaches_is_refused(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
-    found = Forecast(_probe(plan), 1.0, 0.9, 0.1, 0.05, 0.25)
+    found = Forecast(_probe(plan), 1.0, 0.9, 0.1, {_outer_of(plan).name: {"1": 0.3, "2": 0.05}}, 0.25)
     assert found.budget_for(plan.records, 0.9) < found.budget_for(plan.records, 0.94)
     with pytest.raises(BadOption, match="more than any size") as refused:
         found.budget_for(plan.records, 0.99)
     assert "0.9500" in refused.value.why
+
+
+def _outer_of(plan: Plan) -> TensorRecord:
+    return next(r for r in plan.records if is_outer(r))
+
+
+def test_embeddings_take_their_share_of_a_size(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    costs = {"left out": 0.5, "1": 0.1, "2": 0.02, "3": 0.004, "4": 0.001, "whole": 0.0}
+    outer = _outer_of(plan)
+    found = Forecast(_probe(plan), 1.0, 0.9, 0.1, {outer.name: costs}, 0.25)
+    points = found.points(plan.records)
+    assert all(a[0] < b[0] and a[1] > b[1] for a, b in pairwise(points)) and points[-1][1] == pytest.approx(0.0)
+    ways = []
+    for budget, kl in points[::max(1, len(points) // 12)]:
+        chosen = found.allocate(plan.records, budget + 200)
+        assert weights_bytes(chosen) <= budget + 200
+        assert found.expected(plan.records, chosen) == pytest.approx(kl, rel=0.2, abs=1e-3)
+        record = next(r for r in chosen if r.name == outer.name)
+        ways.append(next(way for way in WAYS if stored(outer, way) == record))
+    assert [WAYS.index(w) for w in ways] == sorted(WAYS.index(w) for w in ways) and {"left out", "whole"} < set(ways)
+    with pytest.raises(BadOption, match="too little"):
+        found.allocate(plan.records, 1000)
+
+
+def test_new_rows_of_an_embedding_are_never_left_out(tmp_path: Path) -> None:
+    record = _outer_of(_plan(tmp_path))
+    longer = msgspec.structs.replace(record, shape=(record.shape[0] + 2, record.shape[1]))
+    assert ways_of(record) == WAYS and ways_of(longer) == WAYS[1:]
 
 
 @pytest.mark.usefixtures("few_ways")
@@ -364,7 +394,7 @@ def test_no_method_takes_more_than_the_whole_matrix(tmp_path: Path) -> None:
 
 
 def test_a_damaged_forecast_is_as_good_as_none(tmp_path: Path) -> None:
-    found = Forecast(Probe({"a": 1.0}, {"a": 0.5}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, 0.0, 0.3)
+    found = Forecast(Probe({"a": 1.0}, {"a": 0.5}, {"q": {"x@1": {3: 0.5}}}), 1.0, 0.9, 0.1, {}, 0.3)
     keep_forecast(tmp_path, "k", found)
     assert load_forecast(tmp_path, "k") == found
     whole = (tmp_path / "k.json").read_bytes()
@@ -375,9 +405,9 @@ def test_a_damaged_forecast_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_the_law_goes_through_both_measured_points() -> None:
-    found = Forecast(Probe({}, {}, {}), 1.0, 0.8, 0.05, 0.0, 0.25)
+    found = Forecast(Probe({}, {}, {}), 1.0, 0.8, 0.05, {}, 0.25)
     assert found.kl(1.0) == pytest.approx(0.8) and found.kl(0.25) == pytest.approx(0.05) and found.kl(0.0) == 0.0
-    assert Forecast(Probe({}, {}, {}), 1.0, 0.8, 0.9, 0.0, 0.25).power == 1.0      # references that help nothing say nothing
+    assert Forecast(Probe({}, {}, {}), 1.0, 0.8, 0.9, {}, 0.25).power == 1.0      # references that help nothing say nothing
 
 
 @pytest.mark.parametrize(("settings", "words"), [

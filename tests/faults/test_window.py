@@ -94,7 +94,7 @@ def test_settings_are_as_before_or_as_they_should_be(tmp_path: Path, qapp: QAppl
 
 
 def test_a_forecast_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
-    found = Forecast(Probe({"w": 1.0}, {"w": 0.5}, {}), 1.0, 0.9, 0.5, 0.0, 0.4)
+    found = Forecast(Probe({"w": 1.0}, {"w": 0.5}, {}), 1.0, 0.9, 0.5, {}, 0.4)
 
     def check(error: BaseException | None) -> None:
         assert error is None and load_forecast(tmp_path / "kept", "k") in (None, found)
