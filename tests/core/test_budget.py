@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,11 @@ from core.budget import CANDIDATES, allocate, curve, is_item, options_for, parse
 from core.budget_stage import forecast_depends
 from core.checkpoint import open_checkpoint
 from core.errors import BadOption, Cancelled
-from core.events import AnyEvent, Progress
+from core.events import AnyEvent, LayerFitted, Progress
 from core.forecast import Forecast, keep_forecast, load_forecast, parse_quality
 from core.job import Job, Result
 from core.methods.svdmix_vectors import decompose
-from core.outer_ways import WAYS, is_outer, stored, ways_of
+from core.outer_ways import WAYS, Costs, Outer, is_outer, stored, ways_of
 from core.plan import Plan, PlanOptions, make_plan, record_bytes
 from core.probe import (
     BLOCKS,
@@ -301,6 +302,30 @@ def test_a_budget_gives_the_best_delta_of_that_size(tmp_path: Path, tokenizer: P
         assert sum(fidelity["methods"].values()) == sum(map(is_item, plan.records))
         sizes.append((result.delta.weights_bytes, fidelity["variant"]))
     assert sizes[1][0] > sizes[0][0] and sizes[1][1] < sizes[0][1]
+
+
+@pytest.mark.usefixtures("few_ways")
+def test_a_job_stores_embeddings_as_the_size_wants(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_model(tmp_path / "base", make_model("llama", **WIDE), tokenizer)
+    tuned = save_beside(tmp_path / "tuned", base, perturb(tensors_of(base), 0.05))
+    with open_checkpoint(base) as a, open_checkpoint(tuned) as b:
+        outer = [r.name for r in make_plan(a, b, PlanOptions()).records if is_outer(r)]
+    lost = []
+    for way in ("left out", "1", "3", "whole"):
+        def only(fixed: Sequence[TensorRecord], costs: Costs, way: str = way) -> list[Outer]:
+            choice = Outer({name: way for name in costs}, 0, 0.0)
+            return [Outer(choice.ways, weights_bytes(choice.applied(fixed)), 0.0)]
+        monkeypatch.setattr("core.forecast.choices", only)
+        told: list[AnyEvent] = []
+        asked = _request(tmp_path, base, tuned, way, budget="1.2x")
+        delta = Job(asked, told.append, forecasts=tmp_path / "kept").run().delta
+        made = [r for r in delta.config.tensors if r.name in outer]
+        wanted = {"left out": ("same", 1), "whole": ("full", 1), "1": ("sign", 1), "3": ("sign", 3)}[way]
+        assert {(r.codec, r.planes) for r in made} == {wanted} and len(made) == len(outer) > 0
+        assert {e.tensor for e in told if isinstance(e, LayerFitted)} > set(outer)
+        lost.append(delta.config.fidelity["variant"])
+    assert lost == sorted(lost, reverse=True)
 
 
 @pytest.mark.usefixtures("few_ways")
