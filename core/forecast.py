@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.artifact import weights_bytes
-from core.budget import CANDIDATES, allocate, curve, is_item, remaining, weight_of
+from core.budget import CANDIDATES, Prices, allocate, curve, is_item, remaining, weight_of
 from core.checkpoint import Checkpoint
 from core.codecs.contract import logical
 from core.embeddings import fit_rows, head_moment, metric_for
@@ -30,7 +31,7 @@ from core.variant import Variant
 from core.weights import StagedModel, TensorWeights
 
 
-class Forecast(msgspec.Struct, frozen=True):
+class Forecast(msgspec.Struct, frozen=True, dict=True):
     """A probe and the law that turns remaining shares into KL. Plain data."""
 
     probe: Probe
@@ -45,6 +46,10 @@ class Forecast(msgspec.Struct, frozen=True):
     reference_share: float
     """The share that the references leave, by the probe."""
 
+    @cached_property
+    def _prices(self) -> Prices:
+        return Prices(self.probe)
+
     @property
     def power(self) -> float:
         """KL = layers * share**power, through both measured points; 1 where they say nothing."""
@@ -58,7 +63,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
     def _lines(self, records: Sequence[TensorRecord]) -> list[tuple[Outer, list[tuple[int, float]]]]:
         """For each choice of embeddings and head, (bytes of weight files, expected KL) of the matrices' best uses, ascending."""
-        found = [(nbytes, self.kl(share)) for nbytes, share in curve(records, self.probe)]
+        found = [(nbytes, self.kl(share)) for nbytes, share in curve(records, self._prices)]
         rest = [r for r in records if not is_item(r)]
         as_planned = weights_bytes(rest)
         return [(choice, [(nbytes + choice.nbytes - as_planned, kl + choice.kl) for nbytes, kl in found])
@@ -81,7 +86,7 @@ class Forecast(msgspec.Struct, frozen=True):
         for order, (choice, line) in enumerate(self._lines(records)):
             reached = [kl for nbytes, kl in line if nbytes <= budget]
             ends.append((reached[-1] if reached else math.inf, order, choice))
-        return allocate(min(ends)[2].applied(records), self.probe, budget)
+        return allocate(min(ends)[2].applied(records), self._prices, budget)
 
     def budget_for(self, records: Sequence[TensorRecord], quality: float) -> int:
         """The smallest size whose expected recovery, 1 - KL / KL of the base, is at least `quality`.
@@ -98,7 +103,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
     def expected(self, records: Sequence[TensorRecord], chosen: Sequence[TensorRecord]) -> float:
         """Expected KL of an allocation."""
-        return self.kl(remaining(records, chosen, self.probe)) + cost_of(records, chosen, self.outer)
+        return self.kl(remaining(records, chosen, self._prices)) + cost_of(records, chosen, self.outer)
 
 
 def parse_quality(text: str) -> float:

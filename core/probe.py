@@ -268,11 +268,20 @@ def share_at(found: Probe, kind: str, key: str, block: int) -> float | None:
 
 def share_of(found: Probe, kind: str, way: Candidate, block: int) -> float | None:
     """A method's share at any number of bits and any block: log-linear between its probed sizes, and beyond the last one."""
-    keys = {float(k.rpartition("@")[2]): k for k in found.shares.get(kind, {}) if k.startswith(way.method + "@")}
-    points = [(bits, s) for bits, k in sorted(keys.items()) if (s := share_at(found, kind, k, block)) is not None]
-    if not points or (len(points) == 1 and points[0][0] != way.bits):
+    return share_between(sizes_at(found, kind, way.method, block), way.bits)
+
+
+def sizes_at(found: Probe, kind: str, method: str, block: int) -> list[tuple[float, float]]:
+    """(bits, share) of a method's probed sizes, ascending, at any block."""
+    keys = {float(k.rpartition("@")[2]): k for k in found.shares.get(kind, {}) if k.startswith(method + "@")}
+    return [(bits, s) for bits, k in sorted(keys.items()) if (s := share_at(found, kind, k, block)) is not None]
+
+
+def share_between(sizes: Sequence[tuple[float, float]], bits: float) -> float | None:
+    """The share at so many bits; None where nothing is known."""
+    if not sizes or (len(sizes) == 1 and sizes[0][0] != bits):
         return None
-    return _log_linear(points, way.bits)
+    return _log_linear(sizes, bits)
 
 
 def _log_linear(points: Sequence[tuple[float, float]], at: float) -> float:
