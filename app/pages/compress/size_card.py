@@ -70,7 +70,7 @@ class SizeCard(Card):
         self.slider.setRange(0, STEPS)
         self.slider.setPageStep(50)
         self.slider.setSingleStep(10)
-        self.slider.setAccessibleName("Size, from the smallest to the full checkpoint's")
+        self.slider.setAccessibleName("Size, up to the full checkpoint's")
         self.slider.valueChanged.connect(self._slid)
         self._ends = label("", size="tick", tone="faded"), label("", size="tick", tone="faded")
         self.presets = {"signs": button("As small as signs", dense=True, clicked=lambda: self._preset("signs")),
@@ -201,7 +201,7 @@ class SizeCard(Card):
             part.setEnabled(usable)
             part.setToolTip("" if usable else "Known once the two checkpoints are measured.")
         if span is not None:
-            for end, at in zip(self._ends, (span.smallest, span.largest), strict=True):
+            for end, at in zip(self._ends, (span.start, span.largest), strict=True):
                 end.setText(size_words(at, span.full).replace(" x smaller", " x"))
             if nbytes is not None:
                 with QSignalBlocker(self.slider):

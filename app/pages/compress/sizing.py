@@ -37,6 +37,11 @@ class Span:
     signs: int
     full: int
 
+    @property
+    def start(self) -> int:
+        """Where the slider begins: a sixteenth of what signs take. Smaller ones, next to nothing of the change, can be typed."""
+        return max(self.smallest, self.signs // 16)
+
 
 def read_asked(text: str) -> tuple[Asked, str]:
     """(what a text asks for, why it can't be understood)."""
@@ -79,13 +84,13 @@ def times(nbytes: float, full: int, *, up: bool = False) -> str:
 
 def share_of(nbytes: float, span: Span) -> float:
     """Where a size stands between the ends, 0 to 1, logarithmic."""
-    low, high = math.log(max(1, span.smallest)), math.log(max(2, span.largest))
+    low, high = math.log(max(1, span.start)), math.log(max(2, span.largest))
     return min(1.0, max(0.0, (math.log(max(1.0, nbytes)) - low) / (high - low))) if high > low else 0.0
 
 
 def size_at(share: float, span: Span) -> float:
     """The size at a place of the slider."""
-    low, high = math.log(max(1, span.smallest)), math.log(max(2, span.largest))
+    low, high = math.log(max(1, span.start)), math.log(max(2, span.largest))
     return math.exp(low + share * (high - low))
 
 
