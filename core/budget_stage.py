@@ -89,6 +89,26 @@ def allocated(plan: Plan, request: Request, model: StagedModel, pair: tuple[Chec
     return replace(plan, records=records), expected
 
 
+def shortfall(plan: Plan, request: Request, journal: Journal, measured: float, base: float) -> str:
+    """What to tell where less was recovered on held-out text than was asked for; empty where nothing fell short.
+
+    `plan` is the one before anything was allocated, `measured` and `base` are the variant's KL and the base's.
+    """
+    if not request.quality or base <= 0:
+        return ""
+    asked, reached = parse_quality(request.quality), 1 - measured / base
+    if reached >= asked:
+        return ""
+    message = f"A recovery of {request.quality} was asked for, {reached:.4f} was measured on held-out text."
+    found = _journalled(journal)
+    if found is None or measured <= 0:
+        return message
+    # What was measured next to what was expected, taken to hold for larger sizes too.
+    expected = found.expected(plan.records, found.allocate(plan.records, found.budget_for(plan.records, asked)))
+    larger = next((nbytes for nbytes, kl in found.points(plan.records) if kl * measured <= (1 - asked) * base * expected), None)
+    return message if larger is None else f"{message} By that, it would take some {larger / 1e6:,.3g} MB (--budget {larger})."
+
+
 def _journalled(journal: Journal) -> Forecast | None:
     entry = journal.read(KEY)
     try:

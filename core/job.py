@@ -23,7 +23,7 @@ from torch import Tensor
 from core import __version__, job_folder
 from core.artifact import BaseInfo, Delta, DeltaConfig, base_digest, open_delta, write_delta
 from core.budget import LEFT_OUT, is_item
-from core.budget_stage import KEY, allocated, forecast_depends, shaped
+from core.budget_stage import KEY, allocated, forecast_depends, shaped, shortfall
 from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
@@ -184,6 +184,7 @@ class Job:
         model = StagedModel.of(self.tuned)
         self.parts = self._calibration(model)
         self.tell(StageStarted(stage="prepare", total=len(self.plan.records)))
+        planned = self.plan
         self._allocate(model)
         variant = Variant(self.base, self.tuned, self.plan.records)
         retry_smaller(lambda _: self._prepare(model, variant), self.device)
@@ -196,6 +197,8 @@ class Job:
         desk = Desk(self.request, self.device, self.journal, self.parts, self.tell, self.warn, self.progress)
         stage = TuneStage(desk, self.tuned)
         fidelity = retry_smaller(lambda at_once: stage.run(model, variant, at_once), self.device)
+        if short := shortfall(planned, self.request, self.journal, fidelity["variant"], fidelity["base"]):
+            self.warn(short)
         return self._result(open_delta(self._write(variant, fidelity)))
 
     def _result(self, delta: Delta) -> Result:

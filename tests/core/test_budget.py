@@ -337,6 +337,22 @@ def test_a_fidelity_is_turned_into_a_size(tmp_path: Path, tokenizer: PreTrainedT
 
 
 @pytest.mark.usefixtures("few_ways")
+def test_a_fidelity_that_was_missed_is_told_with_a_size_that_would_do(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    kept = tmp_path / "kept"
+
+    def warnings(name: str, quality: str) -> list[str]:
+        result = Job(_request(tmp_path, base, tuned, name, quality=quality), lambda event: None, forecasts=kept).run()
+        return [w for w in result.delta.config.warnings if "was asked for" in w]
+    assert not warnings("reached", "0.5")
+    monkeypatch.setattr("core.forecast.Forecast.power", property(lambda self: 9.0))      # far too hopeful
+    (missed,) = warnings("missed", "0.999")
+    size = int(missed.rpartition(" ")[2].removesuffix(")."))
+    assert "0.999 was asked for" in missed and size > (tmp_path / "missed" / "delta_model.safetensors").stat().st_size
+
+
+@pytest.mark.usefixtures("few_ways")
 def test_a_cancelled_budget_goes_on_to_the_same_bytes(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     base, tuned = make_pair(tmp_path, "llama", tokenizer)
     whole = _run(tmp_path, base, tuned, "whole", budget="9x")
