@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core import __version__
-from core.budget import CANDIDATES, is_item, parse_budget, uniform
+from core.budget import CANDIDATES, OFFERED, is_item, parse_budget, uniform
 from core.checkpoint import Checkpoint
 from core.devices import exact_arithmetic
 from core.forecast import Forecast, forecast_key, keep_forecast, load_forecast, make_forecast, parse_quality
@@ -24,6 +24,11 @@ from core.request import Request, draw_samples, identity, parts_sha256, sequence
 from core.weights import StagedModel
 
 KEY = "forecast"
+
+
+def choices_key() -> str:
+    """What a budget chooses from, as one word: a job can only go on by the same."""
+    return forecast_key([c.key for c in CANDIDATES], [c.key for c in OFFERED], WAYS)
 
 
 def forecast_depends(request: Request, base: Checkpoint, tuned: Checkpoint, length: int, tokens_sha256: str,

@@ -139,6 +139,7 @@ class Checkpoint:
 
         To be asked once more before anything made from views is kept: a file may change while it is read.
         """
+        self._check_open()
         for path, file in self._files.items():
             check_unchanged(file, _status(path))
         self._check_pages()

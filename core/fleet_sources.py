@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -67,7 +68,7 @@ class Shared:
         with self._lock:
             known = self._bases.get(source)
             if known is not None and not _is_same(*known):
-                known[1].close()
+                self._bases.pop(source)[1].close()     # first: what comes may not open
                 known = None
             if known is None:
                 fresh = open_checkpoint(source)
@@ -76,8 +77,8 @@ class Shared:
 
     def samples(self, request: Request, base: Checkpoint, tuned: Checkpoint, length: int, vocabulary: int) -> SampleParts:
         """Tokens as `draw_samples` draws them, once for all fine-tunes whose tokeniser files are the same."""
-        key = _digest([request.calibration, request.seed, sample_counts(request), length, vocabulary, str(base.folder),
-                       _tokenizer_parts(tuned)])
+        key = _digest([request.calibration, _state(request.calibration), request.seed, sample_counts(request), length, vocabulary,
+                       _tokenizer_parts(base), _tokenizer_parts(tuned)])
         with self._lock:
             if key not in self._drawn:
                 self._drawn[key] = draw_samples(request, base, tuned, length, vocabulary)
@@ -90,6 +91,16 @@ def _is_same(known: list[Any], checkpoint: Checkpoint) -> bool:
         return identity(checkpoint) == known
     except (OSError, BadSafetensors):
         return False
+
+
+def _state(calibration: str) -> list[list[Any]]:
+    """Names, sizes and times of the files of a local source of text; empty for others."""
+    place = Path(calibration).expanduser()
+    try:
+        files = sorted(f for f in place.rglob("*") if f.is_file()) if place.is_dir() else [place]
+        return [[str(f), (found := f.stat()).st_size, found.st_mtime_ns, found.st_ctime_ns] for f in files]
+    except OSError:
+        return []
 
 
 def _tokenizer_parts(checkpoint: Checkpoint) -> list[list[str]]:

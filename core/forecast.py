@@ -51,6 +51,11 @@ class Forecast(msgspec.Struct, frozen=True, dict=True):
         return Prices(self.probe)
 
     @property
+    def _most(self) -> float:
+        """No variant is taken to be further away than the base; what is left out counts apart in the sum, but not in truth."""
+        return self.zero if self.zero > 0 else math.inf
+
+    @property
     def power(self) -> float:
         """KL = layers * share**power, through both measured points; 1 where they say nothing."""
         if not (0 < self.reference < self.layers and 0 < self.reference_share < 1):
@@ -66,7 +71,7 @@ class Forecast(msgspec.Struct, frozen=True, dict=True):
         found = [(nbytes, self.kl(share)) for nbytes, share in curve(records, self._prices)]
         rest = [r for r in records if not is_item(r)]
         as_planned = weights_bytes(rest)
-        return [(choice, [(nbytes + choice.nbytes - as_planned, kl + choice.kl) for nbytes, kl in found])
+        return [(choice, [(nbytes + choice.nbytes - as_planned, min(self._most, kl + choice.kl)) for nbytes, kl in found])
                 for choice in choices(rest, self.outer)]
 
     def points(self, records: Sequence[TensorRecord]) -> list[tuple[int, float]]:
@@ -93,17 +98,20 @@ class Forecast(msgspec.Struct, frozen=True, dict=True):
 
         Raises `BadOption`, naming the best there is, where no size reaches it.
         """
-        points = self.points(records)
-        found = next((nbytes for nbytes, kl in points if kl <= (1 - quality) * self.zero), None)
-        if found is None:
-            best = 1 - points[-1][1] / self.zero if self.zero > 0 else 1.0
-            raise BadOption(f"A recovery of {quality} is more than any size is expected to reach here.",
-                            f"The largest leaves {best:.4f}.", "Ask for less, or keep the fine-tune's checkpoint.")
-        return found
+        points, most = self.points(records), (1 - quality) * self.zero
+        at, step = next((i for i, (_, kl) in enumerate(points) if kl <= most), len(points)), 1
+        while at < len(points):
+            # The curve knows files' headers roughly: what it says must hold for a plan.
+            if self.expected(records, self.allocate(records, points[at][0])) <= most or at == len(points) - 1:
+                return points[at][0]
+            at, step = min(at + step, len(points) - 1), 2 * step
+        best = 1 - points[-1][1] / self.zero if self.zero > 0 else 1.0
+        raise BadOption(f"A recovery of {quality} is more than any size is expected to reach here.",
+                        f"The largest leaves {best:.4f}.", "Ask for less, or keep the fine-tune's checkpoint.")
 
     def expected(self, records: Sequence[TensorRecord], chosen: Sequence[TensorRecord]) -> float:
         """Expected KL of an allocation."""
-        return self.kl(remaining(records, chosen, self._prices)) + cost_of(records, chosen, self.outer)
+        return min(self._most, self.kl(remaining(records, chosen, self._prices)) + cost_of(records, chosen, self.outer))
 
 
 def parse_quality(text: str) -> float:
@@ -153,8 +161,8 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
         for record in outer:
             if way not in ways_of(record):
                 continue
-            costs[record.name][way] = 0.0
             if way == "whole":
+                costs[record.name][way] = 0.0
                 continue
             if way != "left out":
                 fit_rows(variant, stored(record, way), metric_for(record, metric, model), device, chosen=False)
@@ -163,7 +171,9 @@ def make_forecast(model: StagedModel, base: Checkpoint, tuned: Checkpoint, recor
                 if name != own:
                     return tuned.view(name)
                 return variant.base_like(name) if how == "left out" else variant.read(name)
-            costs[record.name][way] = loss(read, 0.96 + 0.03 * i / len(WAYS))
+            found_kl = loss(read, 0.96 + 0.03 * i / len(WAYS))
+            if math.isfinite(found_kl):
+                costs[record.name][way] = found_kl
     own = sum(weight_of(found, n) for n in names)
     left = sum(found.reference[n] for n in names)
     return Forecast(found, zero, layers, reference, costs, left / own if own > 0 else 1.0)

@@ -23,7 +23,7 @@ from torch import Tensor
 from core import __version__, job_folder
 from core.artifact import BaseInfo, Delta, DeltaConfig, base_digest, open_delta, write_delta
 from core.budget import LEFT_OUT, is_item
-from core.budget_stage import KEY, allocated, forecast_depends, shaped, shortfall
+from core.budget_stage import KEY, allocated, choices_key, forecast_depends, shaped, shortfall
 from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
@@ -178,6 +178,8 @@ class Job:
         wanted = {"request": msgspec.to_builtins(msgspec.structs.replace(self.request, output=self.output.name)),
                   "version": __version__, "threads": torch.get_num_threads(), "device": str(self.device),
                   "base": identity(self.base), "fine_tuned": identity(self.tuned)}
+        if self.request.is_allocated:                  # another choice of methods would make another plan of the same forecast
+            wanted["methods"] = choices_key()
         return job_folder.claim(self.folder, wanted, {"full_request": self.request})
 
     def _carry_out(self) -> Result:

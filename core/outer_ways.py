@@ -60,10 +60,11 @@ def choices(fixed: Sequence[TensorRecord], costs: Costs) -> list[Outer]:
 
     `fixed` are the records that no budget decides on in blocks.
     """
-    names = [r.name for r in fixed if is_outer(r) and r.name in costs]
+    known = {r.name: [w for w in ways_of(r) if w in costs.get(r.name, {})] for r in fixed if is_outer(r)}
+    known = {name: ways for name, ways in known.items() if ways}
     found = []
-    for ways in product(*(costs[name] for name in names)):
-        named = dict(zip(names, ways, strict=True))
+    for ways in product(*known.values()):
+        named = dict(zip(known, ways, strict=True))
         made = Outer(named, 0, sum(costs[n][w] for n, w in named.items()))
         found.append(Outer(named, weights_bytes(made.applied(fixed)), made.kl))
     kept: list[Outer] = []

@@ -76,6 +76,8 @@ class Batch:
     def run(self, request: dict[str, Any], tell: Callable[[AnyEvent], None], cancelled: Callable[[], bool]) -> Outcome:
         """A `Runner`."""
         is_first = "core.job" not in sys.modules
+        import torch
+
         from core.fleet_sources import Shared
         from core.job import Job
         from core.request import Request
@@ -86,7 +88,11 @@ class Batch:
             gc.freeze()
         _find_gpus()
         self._shared = self._shared or Shared()
-        result = Job(Request(**request), tell, cancelled, forecasts_folder(), self._shared.sources).run()
+        threads = torch.get_num_threads()
+        try:
+            result = Job(Request(**request), tell, cancelled, forecasts_folder(), self._shared.sources).run()
+        finally:
+            torch.set_num_threads(threads)             # a resumed job takes those it began with
         return Outcome(str(result.folder), result.delta.weights_bytes)
 
     def release(self) -> None:

@@ -16,7 +16,7 @@ from core.artifact import weights_bytes
 from core.budget import CANDIDATES, allocate, curve, is_item, options_for, parse_budget, remaining, uniform
 from core.budget_stage import forecast_depends
 from core.checkpoint import open_checkpoint
-from core.errors import BadOption, Cancelled
+from core.errors import BadOption, Cancelled, JobMismatch
 from core.events import AnyEvent, LayerFitted, Progress
 from core.forecast import Forecast, keep_forecast, load_forecast, parse_quality
 from core.job import Job, Result
@@ -467,3 +467,33 @@ def test_records_name_what_was_left_out(tmp_path: Path) -> None:
     chosen = allocate(plan.records, Probe({**found.own, **rest}, found.reference, found.shares), int(plan.weights_bytes * 0.6))
     left: list[TensorRecord] = [b for a, b in zip(plan.records, chosen, strict=True) if is_item(a) and b.codec == "same"]
     assert left and all(r.note.startswith("Left out") for r in left)
+
+
+def test_what_a_fidelity_comes_to_is_what_its_plan_keeps(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    costs = {"left out": 0.5, "1": 0.1, "2": 0.02, "3": 0.004, "whole": 0.0, "4": float("inf")}
+    found = Forecast(_probe(plan), 1.0, 0.9, 0.1, {_outer_of(plan).name: costs}, 0.25)
+    for quality in (0.001, 0.02, 0.1, 0.5, 0.9, 0.999):
+        chosen = found.allocate(plan.records, found.budget_for(plan.records, quality))
+        assert 0 <= found.expected(plan.records, chosen) <= 1 - quality + 1e-12
+    assert max(kl for _, kl in found.points(plan.records)) <= 1.0
+
+
+def test_ways_that_nothing_is_known_of_are_not_chosen(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    for costs in ({}, {"in gold": 0.1}):
+        found = Forecast(_probe(plan), 1.0, 0.9, 0.1, {_outer_of(plan).name: costs}, 0.25)
+        assert _outer_of(plan) in found.allocate(plan.records, plan.weights_bytes)
+
+
+@pytest.mark.usefixtures("few_ways")
+def test_a_job_goes_on_by_the_methods_that_it_began_with(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer, num_hidden_layers=1)
+    asked = _request(tmp_path, base, tuned, "stopped", budget="9x")
+    steps: list[AnyEvent] = []
+    with pytest.raises(Cancelled):
+        Job(asked, steps.append, lambda: sum(isinstance(e, LayerFitted) for e in steps) > 2).run()
+    monkeypatch.setattr("core.budget_stage.WAYS", WAYS[1:])          # as a later version might
+    with pytest.raises(JobMismatch, match="methods"):
+        Job(asked, lambda event: None).run()

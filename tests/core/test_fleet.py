@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from core import fleet, fleet_sources
+from core.calibration import SampleParts
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.errors import BadOption, CheckpointNotFound
 from core.events import AnyEvent, LayerFitted
@@ -24,7 +26,7 @@ from core.fleet import Member, Outcome, Surroundings, carry_out, members_of, run
 from core.fleet_local import Slot, local_engine, plan_slots
 from core.fleet_sources import Shared
 from core.job import Job
-from core.request import draw_samples
+from core.request import Request, draw_samples
 from tests.conftest import byte_tokenizer
 from tests.models import (
     make_model,
@@ -224,6 +226,44 @@ def test_shared_sources_open_a_changed_base_anew_and_tell_tokenisers_apart(famil
         with shared.base(str(base)) as third:
             assert third is not first
             assert third.sha256(next(iter(third.tensors)))
+
+
+def test_a_base_that_was_away_is_opened_anew(family: Family, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    base = shutil.copytree(family.base, outer / "base")
+    with Shared() as shared:
+        with shared.base(str(base)) as first:
+            pass
+        outer.rename(tmp_path / "away")
+        with pytest.raises(CheckpointNotFound), shared.base(str(base)):
+            pass
+        (tmp_path / "away").rename(outer)
+        with shared.base(str(base)) as again:
+            assert again is not first and again.sha256(next(iter(again.tensors)))
+        with pytest.raises(ValueError, match="closed"):
+            first.check()
+
+
+def test_tokens_are_drawn_anew_from_other_text_or_by_another_tokeniser(family: Family, tmp_path: Path) -> None:
+    base = shutil.copytree(family.base, tmp_path / "base")
+    tuned = shutil.copytree(family.tunes[0], tmp_path / "tuned")
+    for file in tuned.glob("tokenizer*"):              # it has none of its own
+        file.unlink()
+    text = tmp_path / "text.txt"
+    text.write_text("One line of text, and one more. " * 400)
+    request = Request(base="", fine_tuned="", output="", calibration=str(text), samples=4, tune_samples=2)
+    with Shared() as shared, open_checkpoint(tuned) as opened:
+        def drawn() -> SampleParts:
+            with shared.base(str(base)) as first:
+                return shared.samples(request, first, opened, 24, 260)
+        before = drawn()
+        assert drawn() is before
+        text.write_text("Quite another text, of other words. " * 400)
+        edited = drawn()
+        assert not torch.equal(edited.parts["fit"], before.parts["fit"])
+        settings = base / "tokenizer_config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 77}))
+        assert drawn() is not edited
 
 
 @pytest.mark.parametrize(("tunes", "names"), [(["/a/x", "/b/y"], ["x", "y"]), (["/a/x", "/b/x"], ["a-x", "b-x"]),

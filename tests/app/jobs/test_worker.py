@@ -90,3 +90,15 @@ def test_jobs_that_wait_together_share_their_base(make_jobs: Make, tmp_path: Pat
     # The queue was empty since: what they shared is let go of, and the next job reads its base anew.
     wait_for(qtbot, jobs, jobs.add("three", {**asked, "output": str(tmp_path / "three")}), State.DONE)
     assert len(opened) == len(drawn) == 2
+
+
+def test_a_job_that_takes_other_threads_leaves_those_of_the_next_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Any) -> Any:
+        torch.set_num_threads(before + 1)              # as a resumed one does
+        raise OSError("gone")
+    before = torch.get_num_threads()
+    monkeypatch.setattr("app.jobs.worker.gc.freeze", lambda: None)
+    monkeypatch.setattr("core.job.Job.run", run)
+    with pytest.raises(OSError, match="gone"):
+        Batch().run(small(tmp_path), lambda event: None, lambda: False)
+    assert torch.get_num_threads() == before
