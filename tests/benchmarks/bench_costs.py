@@ -25,7 +25,7 @@ METHOD = "deltamix-h"
 
 
 def errors_of(base: Path, tuned: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({tensor: error of signs with exact scales on the better axis}, {tensor: error of `METHOD` in one bit}), each (out, in) BF16."""
+    """({tensor: error of signs, exact scales, the better axis}, {tensor: error of `METHOD` in one bit}), (out, in) BF16."""
     import msgspec
     import torch
 
