@@ -17,7 +17,7 @@ from rich.markup import escape
 from app.commands import prepare
 from app.console import CANCELLED, Failed, Terminal, to_json
 from app.progress import showing
-from app.words import count, size
+from app.words import count, one_line, printable, size
 from core.errors import BadOption, Cancelled, DeltadeckError, NoSuchVariant, OutputExists
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ HELP = """\
 Ctrl-C           stop the answer that is being given (not the program)"""
 STOP = "While an answer is being given, Ctrl-C stops it; what was said is kept."
 _STOPPING = "Stopping. Press Ctrl-C again to end the program."
-_CONTROLS = {i: None for i in (*range(9), *range(11, 32), *range(127, 160))}
-"""Characters that could steer a terminal; what a model says may hold any."""
 
 
 @dataclass
@@ -170,7 +168,7 @@ def _converse(terminal: Terminal, talk: Talk, interrupts: Interrupts) -> None:
         sys.stdin.reconfigure(errors="replace")
     while not interrupts.leave:
         try:
-            line = _read(f"\nYou > {', '.join(talk.speakers)}: " if typed else None)
+            line = _read(f"\nYou > {one_line(', '.join(talk.speakers))}: " if typed else None)
             if line is None:
                 break
             if not line.strip():
@@ -313,7 +311,7 @@ def _say(terminal: Terminal, talk: Talk, interrupts: Interrupts, text: str) -> N
     try:
         for name in talk.speakers:
             if len(talk.speakers) > 1 and not terminal.as_json:
-                _write(terminal, f"\n## {name}\n")
+                _write(terminal, f"\n## {one_line(name)}\n")
             row = talk.row(name, text)
             with interrupts.answer():
                 found = answer(talk.deck, [row], talk.sampling, lambda p: _piece(terminal, p.text), terminal.wants_stop)[0]
@@ -328,7 +326,7 @@ def _say(terminal: Terminal, talk: Talk, interrupts: Interrupts, text: str) -> N
 
 def _piece(terminal: Terminal, text: str) -> None:
     if not terminal.as_json:
-        _write(terminal, text.translate(_CONTROLS) if terminal.out.is_terminal else text)
+        _write(terminal, printable(text) if terminal.out.is_terminal else text)
 
 
 def _write(terminal: Terminal, text: str) -> None:

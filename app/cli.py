@@ -77,9 +77,10 @@ def benchmark(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where table and curve go.",
                                          show_default=False, rich_help_panel=OUTPUT)],
     methods: Annotated[str, typer.Option(metavar="NAMES", show_default="all", help="bitdelta, paper, exact, both, chosen, "
-                                         "planes, lowrank, delta-come, deltamix, mix.")] = "",
-    sizes: Annotated[str, typer.Option(metavar="NUMBERS", help="How many times smaller than the linear layers in "
-                                       "FP16.")] = "4,8,16,32",
+                                         "planes, lowrank, delta-come, deltamix, deltamix-h, coded, mix.")] = "",
+    sizes: Annotated[str, typer.Option(metavar="NUMBERS", help="How many times smaller than the linear layers' FP16 bytes: "
+                                       "embeddings and norms don't count, so 8 is not --budget 8x. Methods of one bit exist at "
+                                       "16 only.")] = "4,8,16,32",
     calibration: Calibration = "auto", samples: Samples = 50, tune_samples: TuneSamples = 0, sequence_length: Length = None,
     text: Annotated[str, typer.Option(metavar="SOURCE", help="Text to measure on, as for evaluate.")] = "default",
     tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Measure over at least so many tokens.")] = 5_000,

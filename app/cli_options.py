@@ -28,7 +28,7 @@ Recipe = Annotated[Literal["chosen", "exact", "paper", "bitdelta", "planes", "co
 Budget = Annotated[str, typer.Option(metavar="SIZE", show_default=False, rich_help_panel=FIT,
                                      help="12x (so many times smaller), 900MB or 1.5GB: the best mix of methods in that size.")]
 Quality = Annotated[str, typer.Option(metavar="R", show_default=False, rich_help_panel=FIT,
-                                      help="The smallest size whose expected recovery is R, such as 0.98.")]
+                                      help="The smallest size whose expected recovery is R, such as 0.98; below 1.")]
 Axis = Annotated[Literal["auto", "row", "column", "both", "scalar"], typer.Option(
     help="How scales lie; auto takes row or column, whichever holds up on held-out text.", rich_help_panel=FIT)]
 Embeddings = Annotated[Literal["auto", "full"], typer.Option(help="full stores embeddings and head whole.", rich_help_panel=FIT)]

@@ -15,6 +15,7 @@ from app import tables
 from app.compressing import calibration_place, place, read_request, run_job
 from app.console import Failed, Terminal, quiet_transformers
 from app.progress import showing
+from app.tables import shown
 from app.words import count, duration, listed, percent, program, short_path, size, smaller_than
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def plan(terminal: Terminal, request_options: dict[str, Any], curve: bool = Fals
         s = summaries["fine_tuned"]
         out.print(f"[bold green]These two fit.[/] {escape(s.architecture)}, {s.parameters / 1e6:,.1f} M parameters, "
                   f"{count(s.blocks or 0, 'block')}, {', '.join(s.dtypes)}")
-        out.print(tables.kinds_table(kinds, planned=True))
+        out.print(tables.kinds_table(kinds, out.width, planned=True))
         out.print(tables.facts([
             ("Delta weights", f"[bold]{size(found.weights_bytes)}[/] ({found.weights_bytes:,} bytes), "
                               f"{smaller_than(found.full_bytes, found.weights_bytes)}"),
@@ -236,18 +237,18 @@ def inspect(terminal: Terminal, folder: Path, kind: str | None) -> None:
 
     def show(out: Console) -> None:
         out.print(tables.tensors_table(records, out.width))
-        out.print(tables.kinds_table(kinds, planned=False))
+        out.print(tables.kinds_table(kinds, out.width, planned=False))
         if len(rows) > 1:
             out.print(tables.axis_map_table(rows))
             out.print(f"{tables.legend(rows)}\n", style="dim")
         out.print(tables.facts([
-            ("Delta", f"[bold]{escape(config.fine_tuned)}[/] on {escape(config.base.name)} ({escape(config.base.architecture)})"),
+            ("Delta", f"[bold]{shown(config.fine_tuned)}[/] on {shown(config.base.name)} ({shown(config.base.architecture)})"),
             ("Weights", f"[bold]{size(delta.weights_bytes)}[/], {smaller_than(full, delta.weights_bytes)}"),
             ("Recovery", fidelity_line(config.fidelity)),
-            ("Method", escape(listed(config.method))),
-            ("Calibration", escape(listed({k: v for k, v in config.calibration.items() if k != "sha256"})))]))
+            ("Method", shown(listed(config.method))),
+            ("Calibration", shown(listed({k: v for k, v in config.calibration.items() if k != "sha256"})))]))
         for message in config.warnings:
-            out.print(f"[yellow]Note:[/] {escape(message)}")
+            out.print(f"[yellow]Note:[/] {shown(message)}")
     terminal.result(value, show)
 
 

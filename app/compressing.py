@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from app.console import Terminal
 from app.forecasting import forecasts_folder
-from app.progress import Display
+from app.progress import SHARE, Display
 from app.words import program
 from core.errors import BadOption, Cancelled, JobMismatch, NotADelta
 from core.events import (
@@ -123,6 +123,9 @@ class Listener:
         elif isinstance(event, Progress):
             whole = event.fraction if event.stage != "plan" else None
             tuning = event.stage == "tune"
+            if event.stage == "prepare":
+                # Before tensors are prepared, the curve is predicted: a share, of 1.
+                show.count_in(SHARE if event.total == 1 else _UNITS["prepare"])
             show.advance(max(0.0, event.done - _BEFORE_TUNING) if tuning else event.done, None if tuning else event.total,
                          fraction=whole, seconds_left=event.seconds_left, check=False)
         elif isinstance(event, LayerStarted):

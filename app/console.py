@@ -13,16 +13,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 
 from app import logs
+from app.words import printable
 from core.errors import Cancelled, DeltadeckError, Refused
 
 DONE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
@@ -33,11 +35,24 @@ class Failed(Exception):
     """A command has told all there is to tell and ends with exit code 1."""
 
 
+class CleanConsole(Console):
+    """A console on which no text can steer the terminal: what is printed holds names out of anybody's files."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As `Console.render`, without control characters in texts; rich's own controls are no texts."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                yield Segment(printable(segment.text), segment.style)
+            else:
+                yield segment
+
+
 class Terminal:
     """The two consoles of one command, whether JSON was asked for, and whether the user wants it to stop."""
 
     def __init__(self, as_json: bool = False, debug: bool = False) -> None:
-        self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
+        self.out: Console = CleanConsole(highlight=False)
+        self.err: Console = CleanConsole(stderr=True, highlight=False)
         self.as_json, self.debug = as_json, debug
         self.stopping = False
         self.stop_words = STOPPING
@@ -84,7 +99,7 @@ class Terminal:
 
 
 def to_json(value: Any) -> str:
-    """JSON that any reader takes: numbers that are not finite become null."""
+    """JSON that any reader takes: numbers that are not finite become null, characters that steer a terminal escapes."""
     def plain(x: Any) -> Any:
         if isinstance(x, float):
             return x if math.isfinite(x) else None
@@ -93,7 +108,8 @@ def to_json(value: Any) -> str:
         if isinstance(x, list | tuple):
             return [plain(v) for v in x]
         return str(x) if isinstance(x, Path) else x
-    return json.dumps(plain(value), ensure_ascii=False)
+    text = json.dumps(plain(value), ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if printable(c) else f"\\u{ord(c):04x}" for c in text)
 
 
 @contextmanager
@@ -189,7 +205,7 @@ def run(terminal: Terminal, work: Callable[[], None]) -> int:
 
 def _trace(terminal: Terminal) -> None:
     if terminal.debug:
-        sys.stderr.write(traceback.format_exc())
+        sys.stderr.write(printable(traceback.format_exc()))
 
 
 def _keep_trace() -> Path | None:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.control import Control
+from rich.segment import ControlType
+
 from app.display import has_display
 from app.paths import data_folder
 from app.system_libraries import install_line, missing_libraries, this_system
@@ -77,6 +80,11 @@ def _qt_problem() -> str:
     return f"Qt ended the process (code {done.returncode}): {lines[-1] if lines else ''}".strip()
 
 
+def _anew() -> Control:
+    """Goes back to the beginning of the line and clears it."""
+    return Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+
+
 def doctor(terminal: Terminal) -> None:
     """The command. Raises `Failed` if anything is broken."""
     from app.console import Failed
@@ -86,11 +94,12 @@ def doctor(terminal: Terminal) -> None:
     def tell(name: str) -> None:
         terminal.check()
         if terminal.live:
-            terminal.err.print(f"\x1b[2K{name}", end="\r", highlight=False, markup=False)
+            terminal.err.control(_anew())
+            terminal.err.print(name, end="", highlight=False, markup=False)
     report = check_up(data, tell)
     terminal.check()                                   # Ctrl-C ends the trial process too: that is no finding
     if terminal.live:
-        terminal.err.print("\x1b[2K", end="\r")
+        terminal.err.control(_anew())
     terminal.result(report.as_json(), lambda console: show(console, report))
     if report.problems:
         raise Failed

@@ -16,7 +16,7 @@ from rich.table import Table
 from app.commands import prepare, show_next
 from app.console import Terminal
 from app.progress import showing
-from app.tables import fidelity_table, table
+from app.tables import fidelity_table, shown, table
 from app.words import count, percent
 
 WORST = 5
@@ -138,7 +138,7 @@ def layers_table(layers: Mapping[str, Any]) -> Table:
     grid.title = (f"{count(layers['fitted'], 'fitted layer')}: mean {percent(layers['recovery_mean'])}, "
                   f"median {percent(layers['recovery_median'])}")
     for layer in layers["worst"]:
-        grid.add_row(escape(layer["name"]), layer["codec"], percent(layer["recovery"]))
+        grid.add_row(shown(layer["name"]), shown(layer["codec"]), percent(layer["recovery"]))
     return grid
 
 

@@ -19,6 +19,7 @@ from app.compressing import calibration_place, place
 from app.console import Failed, Terminal, to_json
 from app.forecasting import forecasts_folder
 from app.progress import Display, showing
+from app.tables import shown
 from app.words import count, duration, percent, short_path, size, smaller_than
 from core.errors import BadOption, Cancelled
 from core.events import AnyEvent, LayerFitted, Progress, StageStarted, TunePoint, Warned, as_dict
@@ -174,13 +175,16 @@ def _show(out: Console, outcomes: Sequence[Outcome], seconds: float) -> None:
         table.add_column(heading, justify="left" if heading in ("name", "state") else "right", overflow="fold")
     for o in outcomes:
         kept, loss = o.state in ("done", "kept"), o.fidelity.get("variant")
-        table.add_row(escape(o.name), size(o.weights_bytes) if kept else "",
+        table.add_row(shown(o.name), size(o.weights_bytes) if kept else "",
                       f"{o.full_bytes / o.weights_bytes:,.1f} x" if kept and o.weights_bytes else "",
                       f"{loss:.4g}" if isinstance(loss, int | float) else "",
                       percent(o.recovery, 2) if o.recovery is not None else "",
                       duration(o.seconds) if o.seconds else "",
-                      _STATES[o.state] + (f": {escape(o.problem.kind)}" if o.problem is not None else ""))
+                      _STATES[o.state])
     out.print(table)
+    for o in outcomes:
+        if o.problem is not None:
+            out.print(f"[bold red]{shown(o.name)} failed:[/] {shown(o.problem.what)}", soft_wrap=True)
     done = [o for o in outcomes if o.state in ("done", "kept")]
     if done:
         total, full = sum(o.weights_bytes for o in done), sum(o.full_bytes for o in done)

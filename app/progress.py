@@ -27,6 +27,10 @@ _SETTLED = 0.02
 """Share of a stage from which on its own pace says something about its end."""
 
 
+SHARE = "share"
+"""The unit of what is told as a share of 1, in percent of a prediction."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """How far a stage is. `fraction` and `seconds_left` are of the whole job where that is known, else of the stage."""
@@ -56,7 +60,7 @@ def standing(stage: str, done: float, total: int, unit: str, stage_seconds: floa
 
 def pace(s: Standing) -> str:
     """`0.8 blocks/s`, or `4.2 s/block` where that reads better; empty while unknown."""
-    if s.rate is None:
+    if s.rate is None or s.unit == SHARE:
         return ""
     if s.unit == "bytes":
         return f"{size(s.rate)}/s"
@@ -64,9 +68,11 @@ def pace(s: Standing) -> str:
 
 
 def amount(s: Standing) -> str:
-    """`13/30 blocks`."""
+    """`13/30 blocks`, `predicting 71 %`."""
     if s.unit == "bytes":
         return f"{size(s.done)} of {size(s.total)}" if s.total else size(s.done)
+    if s.unit == SHARE:
+        return f"predicting {int(100 * min(1.0, s.done) + 1e-6)} %"
     return f"{int(s.done)}/{s.total} {s.unit}" if s.total else ""
 
 
@@ -113,6 +119,11 @@ class Display:
         if self._live is None and time_now - self._told >= PLAIN_EVERY:
             self._told = time_now
             self.terminal.say(escape(plain_line(self.now)))
+
+    def count_in(self, unit: str) -> None:
+        """From now on the stage counts in another unit."""
+        if unit != self._unit:
+            self._unit, self._began_at = unit, -1.0
 
     def counter(self, done: int, total: int) -> None:
         """`advance` in the form in which the engine's functions call their `progress`."""

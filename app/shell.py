@@ -41,7 +41,7 @@ from app.tasks import Engine, Failure, Tasks
 from app.theme import Choice, Theme
 from app.toast import Toast
 from app.widgets.basics import column, label, row
-from app.widgets.queue_strip import QueuePanel, QueueStrip
+from app.widgets.queue_strip import QueuePanel, QueueStrip, held_jobs
 from app.words import count
 
 
@@ -233,16 +233,22 @@ class Shell(QMainWindow):
             self.strip.hide()
 
     def open_paths(self, paths: Sequence[str]) -> None:
-        """Open folders given at start: deltas are offered to the library, checkpoints fill the pickers."""
+        """Open folders given at start: deltas are offered to the library, checkpoints fill the pickers and their list."""
+        checkpoints: list[Path] = []
         for text in paths:
             path = expanded(text).absolute()
             if path.name == "delta_config.json" and path.is_file():      # as a file manager opens a delta
                 path = path.parent
-            page = "deltas" if (path / "delta_config.json").is_file() else "compress"
-            self.go(page)
-            take = getattr(self._pages[page], "take", None)
-            if take is not None:
+            if not (path / "delta_config.json").is_file():
+                checkpoints.append(path)
+                continue
+            self.go("deltas")
+            if (take := getattr(self._pages["deltas"], "take", None)) is not None:
                 take(path)
+        if checkpoints:
+            self.go("compress")
+            if (take_all := getattr(self._pages["compress"], "take_all", None)) is not None:
+                take_all(checkpoints)
 
     def open_demo(self, tiny: bool) -> None:
         """Fill the Compress page with the demo: the real pair, made in the background if need be, or the tiny one."""
@@ -335,8 +341,7 @@ class Shell(QMainWindow):
 
     def _offer_queue(self) -> None:
         """Jobs that waited when the program was closed wait until they are wanted."""
-        waiting = sum(i.state is State.WAITING for i in self.ctx.jobs.items())
-        if waiting:
+        if waiting := held_jobs(self.ctx.jobs):
             self.toast.say(f"{count(waiting, 'job')} from last time {'is' if waiting == 1 else 'are'} waiting", "faded", "Start",
                            partial(self.ctx.jobs.hold, False), 30)
 

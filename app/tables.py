@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from app.codings import bits_text, coding_letter, coding_of
-from app.words import duration, percent, shape, size
+from app.words import duration, one_line, percent, shape, size
 
 KIND_ORDER = ("embed", "q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down", "head", "norm", "bias")
 LETTERS = {"row": "R", "column": "C", "both": "B", "scalar": "S", "auto": "?"}
@@ -24,6 +26,8 @@ LEGEND = {"R": "row (per output)", "C": "column (per input)", "B": "row x column
 
 _ROOMY = 100
 """Columns from which on a line per tensor holds everything."""
+_LONGEST_WORD = 20
+_WIDEST_FIGURE = 7
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,39 @@ def by_kind(records: Iterable[Any]) -> list[KindSummary]:
     return rows
 
 
+def shown(text: str) -> str:
+    """A name out of a file, for a cell or a line: no markup, no control characters, one line."""
+    return escape(one_line(text))
+
+
 def table(*columns: str, left: int = 1) -> Table:
     """An empty table in this program's style; the first `left` columns hold words, the others numbers."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i < left else "right", no_wrap=i >= left)
+        grid.add_column(column, justify="left" if i < left else "right", no_wrap=i >= left,
+                        overflow="fold" if i < left else "ellipsis")
     return grid
+
+
+def keep_words(grid: Table, columns: int = 1) -> Table:
+    """Let the first columns be broken between words only: cut to "KL me...", mean and median are one."""
+    for column in grid.columns[:columns]:
+        cells = [str(column.header), *(str(cell) for cell in column.cells)]
+        column.min_width = min(_LONGEST_WORD, max((cell_len(plain(word)) for cell in cells for word in cell.split()), default=1))
+    return grid
+
+
+def plain(markup: str) -> str:
+    """A cell without its markup."""
+    return Text.from_markup(markup).plain
+
+
+def figure(value: float, digits: int) -> str:
+    """A number with so many decimals, fewer where it would be longer than a column is wide."""
+    while digits and len(f"{value:.{digits}f}") > _WIDEST_FIGURE:
+        digits -= 1
+    text = f"{value:.{digits}f}"
+    return text if len(text) <= _WIDEST_FIGURE else f"{value:.1e}"
 
 
 def counts(found: Mapping[str, int], words: Mapping[str, str] | None = None) -> str:
@@ -145,17 +176,22 @@ def counts(found: Mapping[str, int], words: Mapping[str, str] | None = None) -> 
     return ", ".join(f"{n} {name}" for name, n in sorted(named.items(), key=lambda pair: -pair[1]))
 
 
-def kinds_table(kinds: Sequence[KindSummary], *, planned: bool) -> Table:
-    """One line per kind; a plan shows how far apart the checkpoints are, a finished delta what was recovered."""
-    last = ("Unchanged",) if planned else ("Recovery",)
-    grid = table("Kind", "Codec", "Axis", "Tensors", "Change", *last, "Bytes", "Of full", left=3)
+def kinds_table(kinds: Sequence[KindSummary], width: int = _ROOMY, *, planned: bool) -> Table:
+    """One line per kind; a plan shows how far apart the checkpoints are, a finished delta what was recovered.
+
+    Below 100 columns of `width` the shares of the full checkpoint are left out.
+    """
+    last, shares = ("Unchanged",) if planned else ("Recovery",), width >= _ROOMY
+    grid = table("Kind", "Codec", "Axis", "Tensors", "Change", *last, "Bytes", *(("Of full",) if shares else ()), left=3)
     for k in kinds:
         extra = percent(k.unchanged) if planned else ("" if k.recovery is None else f"{k.recovery:.3f}")
-        grid.add_row(k.kind, counts(k.stored), counts(k.axes, AXIS_WORDS), str(k.count), percent(k.change, 2), extra,
-                     size(k.bytes), percent(k.bytes / k.full_bytes if k.full_bytes else 0))
+        grid.add_row(shown(k.kind), shown(counts(k.stored)), counts(k.axes, AXIS_WORDS), str(k.count), percent(k.change, 2),
+                     extra, size(k.bytes), *([percent(k.bytes / k.full_bytes if k.full_bytes else 0)] if shares else []))
     total, full = sum(k.bytes for k in kinds), sum(k.full_bytes for k in kinds)
     grid.add_section()
-    grid.add_row("all", "", "", str(sum(k.count for k in kinds)), "", "", size(total), percent(total / full if full else 0))
+    grid.add_row("all", "", "", str(sum(k.count for k in kinds)), "", "", size(total),
+                 *([percent(total / full if full else 0)] if shares else []))
+    keep_words(grid, 3)
     return grid
 
 
@@ -176,11 +212,11 @@ def tensors_table(records: Iterable[Any], width: int) -> Table:
     grid.columns[0].overflow = "fold"
     for r, name in zip(found, short_names(found), strict=True):
         losses = [[x.axis[axis] for x in r.losses if axis in x.axis] for axis in tried]
-        shown = [f"{sum(v) / len(v):.{digits}f}" if v else "" for v in losses]
+        lost = [f"{sum(v) / len(v):.{digits}f}" if v else "" for v in losses]
         recovered = record_recovery(r)
         axes = counts(Counter(s.axis for s in r.slices), AXIS_WORDS) if r.codec == "sign" else ""
-        grid.add_row(name, *([shape(r.shape)] if shapes else []), codec_words(r), axes, f"{record_size(r):,}",
-                     *([bits_text(record_bits(r))] if shapes else []), *shown,
+        grid.add_row(shown(name), *([shape(r.shape)] if shapes else []), shown(codec_words(r)), axes, f"{record_size(r):,}",
+                     *([bits_text(record_bits(r))] if shapes else []), *lost,
                      "" if recovered is None else f"{recovered:.{digits}f}")
     return grid
 
@@ -216,7 +252,7 @@ def axis_map_table(rows: Sequence[Sequence[str]]) -> Table:
     """The axis map in colours (letters carry the meaning)."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     for i, head in enumerate(rows[0]):
-        grid.add_column(head or "block", justify="right" if i == 0 else "center", style="dim" if i == 0 else "")
+        grid.add_column(shown(head) or "block", justify="right" if i == 0 else "center", style="dim" if i == 0 else "")
     colours = {"R": "#4da3e0", "C": "#e8833a", "B": "#b48ead"}
     for row in rows[1:]:
         grid.add_row(row[0], *(Text(c, style=colours.get(c[:1], "")) for c in row[1:]))
@@ -232,7 +268,7 @@ def fidelity_table(report: Mapping[str, Any]) -> Table:
         cells = []
         for name in ("base", "variant"):
             f = report[name]
-            cells += [f"{f[key]:.{digits}f}", f"{f[error]:.{digits}f}" if error else ""]
+            cells += [figure(f[key], digits), figure(f[error], digits) if error else ""]
         grid.add_row(words, *cells, exact, exact_error)
 
     line("KL mean", "kl_mean", "kl_se", 5, "0")
@@ -241,8 +277,9 @@ def fidelity_table(report: Mapping[str, Any]) -> Table:
     line("KL largest", "kl_max", "", 3, "0")
     shares = [percent(report[name][key], 2) for name in ("base", "variant") for key in ("top1", "top1_se")]
     grid.add_row("Top-1 agreement", *shares, "100 %", "")
-    line("Perplexity", "ppl", "ppl_se", 3, f"{own['ppl']:.3f}", f"{own['ppl_se']:.3f}")
+    line("Perplexity", "ppl", "ppl_se", 3, figure(own["ppl"], 3), figure(own["ppl_se"], 3))
     line("Perplexity gap", "ppl_gap", "ppl_gap_se", 3, "0")
+    grid.columns[0].no_wrap = True
     return grid
 
 

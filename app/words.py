@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
@@ -12,6 +13,10 @@ from typing import Any
 
 NAME = "deltadeck"
 
+_MOST_DIGITS = 7
+_UNSEEN = {i: None for i in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Control characters but line ends and tabs, and those that turn the direction of writing: from a file, they could steer a
+terminal or make a name look like another."""
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -61,6 +66,17 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{shown} %"
 
 
+def recovered(recovery: float | None) -> str:
+    """A recovery with two significant digits of what is lost, three decimals at least: `0.988`, `0.99975`; never rounded up
+    to 1."""
+    if recovery is None or not math.isfinite(recovery):
+        return ""
+    lost = abs(1 - recovery)
+    digits = min(_MOST_DIGITS, max(3, 1 - math.floor(math.log10(lost) + 1e-9))) if lost > 0 else 3
+    text = f"{recovery:.{digits}f}"
+    return f"{1 - 10**-digits:.{digits}f}" if recovery < 1 <= float(text) else text
+
+
 def shape(sides: Sequence[int]) -> str:
     """`576 x 1536`; `1` for a single value."""
     return " x ".join(str(s) for s in sides) or "1"
@@ -69,6 +85,16 @@ def shape(sides: Sequence[int]) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """`1 block`, `30 blocks`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def printable(text: str) -> str:
+    """A text from a file or a model without characters that steer a terminal; lines and tabs stay."""
+    return text.translate(_UNSEEN)
+
+
+def one_line(text: str) -> str:
+    """A name from a file: as `printable`, and in a single line."""
+    return " ".join(printable(text).split()) if not text.isprintable() else text
 
 
 def listed(found: Mapping[str, Any]) -> str:

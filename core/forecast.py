@@ -121,7 +121,11 @@ def parse_quality(text: str) -> float:
     except ValueError:
         quality = math.nan
     if not 0 < quality < 1:
-        raise BadOption(f"'{text}' is no recovery.", "It counts from 0, the base, to 1, the fine-tune.", "Write it like 0.98.")
+        if quality == 1:
+            raise BadOption("1 is no recovery that can be asked for.", "It would be the fine-tune itself, every byte of it: no "
+                            "delta is expected to reach that.", "Ask for less, such as 0.999, or keep the checkpoint.")
+        raise BadOption(f"'{text}' is no recovery.", "It counts from 0, the base, to 1, the fine-tune; neither can be asked for.",
+                        "Write it like 0.98.")
     return quality
 
 

@@ -251,7 +251,7 @@ class Job:
         try:
             self.plan, self.expected = retry_smaller(lambda _: allocated(
                 self.plan, self.request, model, (self.base, self.tuned), parts, self.device, self.journal,
-                (self.forecasts, depends), lambda done: self.progress("prepare", done * 100, 100)), self.device)
+                (self.forecasts, depends), lambda done: self.progress("prepare", done, 1)), self.device)
         except Refused:                                # no layer was begun: nothing stands in the way of another size
             self.clear()
             raise

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.benchmarking.run import Settings, run
 from app.benchmarking.table import kl_words
-from app.benchmarking.ways import Cell, cells
+from app.benchmarking.ways import Cell, cells, left_out_words
 from app.compressing import calibration_place, place
 from app.console import Failed, Terminal
 from app.words import count, duration, percent, size
@@ -26,6 +27,8 @@ def benchmark(terminal: Terminal, settings: Settings, methods: str, sizes: str, 
     except ValueError:
         raise BadOption(f"'{sizes}' is no list of sizes.", "", "Use numbers such as 4,8,16,32.") from None
     todo = cells(names, numbers)
+    if missing := left_out_words(names, numbers):
+        terminal.say(f"[yellow]Note:[/] left out: {escape(missing)}")
     terminal.say(f"{count(len(todo), 'cell')}; finished ones are kept in {folder} and not run again.", "dim")
 
     def tell(cell: Cell, position: int, row: dict[str, Any] | None) -> None:
@@ -52,6 +55,9 @@ def benchmark(terminal: Terminal, settings: Settings, methods: str, sizes: str, 
 
     def show(out: Console) -> None:
         out.print(_table(value["rows"]))
+        if others := value["kept_not_shown"]:
+            out.print(f"{count(others, 'cell')} measured with other settings or files {'is' if others == 1 else 'are'} kept, not "
+                      "shown.", style="dim")
         out.print(f"Table and curve: {folder}/benchmark.md, benchmark.csv, benchmark.json, curve.svg", soft_wrap=True)
 
     terminal.result(value, show)

@@ -20,6 +20,10 @@ from app.benchmarking.ways import WAYS, Cell, limit_bytes
 from app.console import REFUSED
 from core.errors import Cancelled, DeltadeckError, OutputExists, Refused
 
+NUMBERS = ("bytes", "ratio", "kl_mean", "kl_se", "kl_p99", "top1", "ppl", "recovery", "base_kl", "fit_seconds", "peak_memory",
+           "tokens")
+"""What every row of a table has."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -165,11 +169,14 @@ def run(
 ) -> dict[str, Any]:
     """Run what is not yet known; writes table and curve after every cell. `tell` gets (cell, position, row or None at its start).
 
-    The table has what earlier runs left in the folder too, where it was measured in the same way. A cell counts as known when
+    The table has what earlier runs left in the folder too, where it was measured in the same way; what was measured in
+    another stays in its file and is counted as `kept_not_shown`. A cell counts as known when
     it was measured with the same settings on the same files. A cell that fails is told of, noted in the table's JSON and tried
     again next time. Raises `OutputExists` for a folder of something else.
     """
     marker = folder / "benchmark.json"
+    if folder.exists() and not folder.is_dir():
+        raise OutputExists(f"'{folder}' is a file.", "A benchmark has a folder of its own.", "Choose another name.")
     if folder.exists() and any(folder.iterdir()) and not marker.exists() and not (folder / "cells").is_dir():
         raise OutputExists(f"'{folder}' is not empty and no benchmark's folder.", "", "Choose another folder.")
     (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -179,17 +186,19 @@ def run(
     rest = plan["weights_bytes"] - signs
     state = _state(settings)
 
-    def kept(cell: Cell, limit: int) -> tuple[Path, str]:
-        return (folder / "cells" / f"{cell.name}.json",
-                hashlib.sha256(repr((settings, cell, limit, state)).encode()).hexdigest())
-    rows = [row for cell in found_cells(folder / "cells") if cell not in todo
-            if (row := _known(*kept(cell, limit_bytes(signs, rest, cell.size)))) is not None]
+    def key_of(cell: Cell) -> str:
+        limit = limit_bytes(signs, rest, cell.size)
+        return hashlib.sha256(repr((settings, cell, limit, state)).encode()).hexdigest()
+    there = found_cells(folder / "cells")
+    others = sum(_key(path) not in ("", key_of(cell)) for path, cell in there.items())
+    rows = [row for cell in {c.name: c for c in there.values()}.values() if cell not in todo
+            if (row := known_row(folder / "cells", cell, key_of(cell))) is not None]
     failures: list[dict[str, str]] = []
     result: dict[str, Any] = {}
     for i, cell in enumerate(todo):
         limit = limit_bytes(signs, rest, cell.size)
-        path, key = kept(cell, limit)
-        row = _known(path, key)
+        key = key_of(cell)
+        row = known_row(folder / "cells", cell, key)
         if row is None:
             tell(cell, i, None)
             try:
@@ -200,40 +209,67 @@ def run(
                 failures.append({"cell": cell.name, "what": e.what, "why": e.why})
                 tell(cell, i, {"error": f"{e.what} {e.why}".strip()})
                 continue
-            _write(path, json.dumps({"key": key, "row": row}))
+            _write(cell_path(folder / "cells", cell, key), json.dumps({"key": key, "row": row}))
         rows.append(row)
         tell(cell, i, row)
-        result = _publish(folder, rows, failures, settings)
-    return result or _publish(folder, rows, failures, settings)
+        result = _publish(folder, rows, failures, settings, others)
+    return result or _publish(folder, rows, failures, settings, others)
 
 
 def _state(settings: Settings) -> list[Any]:
-    """Sizes and times of the pair's files, where they are local."""
-    return [
-        (f.name, f.stat().st_size, f.stat().st_mtime_ns)
-        for p in (settings.base, settings.fine_tuned)
-        if Path(p).is_dir()
-        for f in sorted(Path(p).iterdir())
-        if f.is_file()
-    ]
+    """The program's version; sizes and times of the pair's files, and of the texts', where they are local."""
+    from core import __version__
+
+    places = [Path(p) for p in (settings.base, settings.fine_tuned, settings.calibration, settings.text)]
+    found = [f for p in places for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
+    return [__version__, *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in found)]
 
 
-def _known(path: Path, key: str) -> dict[str, Any] | None:
+def cell_path(folder: Path, cell: Cell, key: str) -> Path:
+    """Where a cell is kept: other settings have another key, so that they stay beside each other."""
+    return folder / f"{cell.name}.{key[:8]}.json"
+
+
+def known_row(folder: Path, cell: Cell, key: str) -> dict[str, Any] | None:
+    """The row of a cell that was measured under this key; from a file without the key in its name too."""
+    for path in (cell_path(folder, cell, key), folder / f"{cell.name}.json"):
+        kept = _read(path)
+        if kept.get("key") == key and _is_row(kept.get("row"), cell):
+            return dict(kept["row"])
+    return None
+
+
+def _is_row(row: Any, cell: Cell) -> bool:
+    """Whether it is a whole row of that cell: a file may be damaged."""
+    return (isinstance(row, dict) and row.get("method") == cell.way.key and row.get("size") == cell.size
+            and isinstance(row.get("label"), str) and all(isinstance(row.get(k), int | float) for k in NUMBERS))
+
+
+def _key(path: Path) -> str:
+    """The key that a cell's file states; empty where it states none."""
+    return str(_read(path).get("key", ""))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         kept = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return dict(kept["row"]) if isinstance(kept, dict) and kept.get("key") == key else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
-def found_cells(folder: Path) -> list[Cell]:
-    """Cells whose files lie in a folder, whatever they hold; names that are no cell's are passed over."""
+def found_cells(folder: Path) -> dict[Path, Cell]:
+    """The files of cells in a folder, whatever they hold; names that are no cell's are passed over."""
     known = {way.key: way for way in WAYS}
-    parts = [path.stem.rpartition("-") for path in sorted(folder.glob("*.json"))]
-    return [Cell(known[way], int(size)) for way, _, size in parts if way in known and size.isdecimal() and int(size) > 0]
+    names = {path: path.name.partition(".")[0] for path in sorted(folder.glob("*.json"))}
+    parts = {path: name.rpartition("-") for path, name in names.items()}
+    found = {path: Cell(known[way], int(size)) for path, (way, _, size) in parts.items()
+             if way in known and size.isdecimal() and 0 < len(size) < 10 and int(size) > 0}
+    return {path: cell for path, cell in found.items() if cell.name == names[path]}
 
 
-def _publish(folder: Path, rows: list[dict[str, Any]], failures: list[dict[str, str]], settings: Settings) -> dict[str, Any]:
+def _publish(folder: Path, rows: list[dict[str, Any]], failures: list[dict[str, str]], settings: Settings,
+             others: int) -> dict[str, Any]:
     order = [way.key for way in WAYS]
     rows = sorted(rows, key=lambda row: (-row["size"], order.index(row["method"])))
     facts = {
@@ -245,7 +281,7 @@ def _publish(folder: Path, rows: list[dict[str, Any]], failures: list[dict[str, 
         "tokens": rows[0]["tokens"] if rows else 0,
         "base_kl": rows[0]["base_kl"] if rows else 0.0,
     }
-    value = {"pair": facts, "rows": rows, "failures": failures}
+    value = {"pair": facts, "rows": rows, "failures": failures, "kept_not_shown": others}
     _write(folder / "benchmark.json", json.dumps(value, indent=1))
     if rows:
         _write(folder / "benchmark.csv", as_csv(rows))

@@ -53,15 +53,29 @@ class Cell:
 
 
 def cells(names: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
-    """What is to be run, cheap sizes first. Raises `BadOption` for names that are none and sizes below 1."""
+    """What is to be run, cheap sizes first. Raises `BadOption` for names that are none, sizes below 1, and nothing to run."""
     known = {w.key: w for w in WAYS}
     unknown = [n for n in names if n not in known]
     if unknown:
         raise BadOption(f"There is no method '{unknown[0]}'.", "", f"Choose among: {', '.join(known)}.")
     if any(s < 1 for s in sizes) or not sizes:
         raise BadOption("A size is how many times smaller the layers get.", "", "Use numbers such as 4,8,16,32.")
-    ways = [known[n] for n in names] if names else list(WAYS)
-    return [Cell(way, size) for size in sorted(sizes, reverse=True) for way in ways if way.is_sized or size == OWN]
+    found = [Cell(way, size) for size in sorted(set(sizes), reverse=True) for way in _asked(names) if way.is_sized or size == OWN]
+    if not found:
+        raise BadOption(f"Nothing to run: {left_out_words(names, sizes)}", "", f"Add {OWN} to --sizes, or a method of any size.")
+    return found
+
+
+def _asked(names: Sequence[str]) -> list[Way]:
+    """Methods by their names, each once; all where none is named."""
+    known = {w.key: w for w in WAYS}
+    return [known[n] for n in dict.fromkeys(names)] if names else list(WAYS)
+
+
+def left_out_words(names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Which methods have no cell at these sizes, and why, as a sentence; empty where every one has."""
+    missing = [way.key for way in _asked(names) if not way.is_sized and OWN not in sizes]
+    return f"{', '.join(missing)} {'exists' if len(missing) == 1 else 'exist'} at 1/{OWN} only." if missing else ""
 
 
 def limit_bytes(signs: int, rest: int, size: int) -> int:

@@ -47,6 +47,10 @@ class Archive:
         """Write a run's file."""
         self._saver.save(self._file(state.id), snapshot(state))
 
+    def seconds(self, id: str) -> float:
+        """What the last writing of a run's file took."""
+        return self._saver.took(self._file(id))
+
     def forget(self, id: str) -> None:
         """Let go of a run and its file."""
         self._runs.pop(id, None)

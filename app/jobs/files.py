@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+
+_BLOCK = re.compile(r"block-(\d{4,9})-done\.step", re.ASCII)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -50,6 +53,14 @@ def set_aside(path: Path) -> Path:
 def is_own_step(name: str) -> bool:
     """Whether a file of a job's folder is one that a job writes (`core.job` names them)."""
     return name in ("lock", "job.json", "target.bin", "student.bin") or name.endswith((".step", ".partial"))
+
+
+def finished_blocks(folder: Path) -> frozenset[int]:
+    """Blocks that a job's folder holds whole, by the names of their steps; none where it can't be read."""
+    found: set[int] = set()
+    with suppress(OSError):
+        found = {int(m[1]) for name in os.listdir(folder) if (m := _BLOCK.fullmatch(name)) is not None}
+    return frozenset(found)
 
 
 def drop_steps(folder: Path) -> None:

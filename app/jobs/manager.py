@@ -14,7 +14,7 @@ import msgspec
 from PySide6.QtCore import QEventLoop, QObject, QTimer, Signal
 
 from app.jobs.archive import Archive
-from app.jobs.files import drop_steps
+from app.jobs.files import drop_steps, finished_blocks
 from app.jobs.lanes import Lanes, placed, seconds_ahead
 from app.jobs.queue import ENDED, ON_WORKER, OPEN, QueueItem, State, encode_queue, read_queue, refuse_unshared, same_place
 from app.jobs.running import Running
@@ -27,8 +27,6 @@ TICK = 66
 """Milliseconds between two pumps: about 15 a second."""
 BUDGET = 0.006
 """Seconds that a pump may take; what is left comes with the next."""
-SAVE_EVERY = 20.0
-"""Seconds between two savings of a running job's state."""
 HEARTBEAT = 1.0
 """Seconds after which a pump is told even if nothing changed: elapsed time and time left move on."""
 SWITCH = 0.0005
@@ -109,6 +107,8 @@ class JobManager(QObject):
             return None
         if self._archive.loaded(id) is None:
             state.state, state.failure = item.state, item.error
+            if item.state == State.INTERRUPTED:
+                state.catch_up(finished_blocks(item.job_folder))
             self._remember(state)
         return state
 
@@ -298,8 +298,7 @@ class JobManager(QObject):
             if run.has_changed or now - run.told > HEARTBEAT:
                 run.told = now
                 self.pumped.emit(run.state)
-            if now - run.saved > SAVE_EVERY:
-                run.saved = now
+            if run.must_save(self._archive.seconds(run.state.id)):
                 self._archive.keep(run.state)
                 self._keep()
         self._next()                                   # more lanes may be known by now

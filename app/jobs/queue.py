@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from app import logs
-from app.jobs.files import set_aside
+from app.jobs.files import finished_blocks, set_aside
 from core.errors import BadOption, DeltadeckError
 
 _VERSION = 1
@@ -188,7 +188,8 @@ def _after_restart(item: QueueItem) -> QueueItem:
     # A job never starts where something stands already, and its delta appears in one rename: it is there, so it was done.
     if os.path.isfile(item.output / "delta_config.json"):
         return msgspec.structs.replace(item, state=State.DONE, folder=str(item.output), fraction=1.0, seconds_left=None)
-    return msgspec.structs.replace(item, state=State.INTERRUPTED, seconds_left=None)
+    done = max(item.blocks_done, len(finished_blocks(item.job_folder)))     # the queue's file may be older than its steps
+    return msgspec.structs.replace(item, state=State.INTERRUPTED, seconds_left=None, blocks_done=done)
 
 
 def refuse_unshared(item: QueueItem) -> None:

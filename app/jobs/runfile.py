@@ -12,7 +12,7 @@ from app.jobs.curves import POINT, Curve, CurveView, Packed
 from app.jobs.queue import Failure, State
 from app.jobs.runlog import LogEntry
 from app.jobs.runstate import RunState, Stage, TuneCurve
-from app.models.layers import LayerRow
+from app.models.layers import LayerRow, as_state
 
 _VERSION = 1
 POINTS = 300_000
@@ -116,7 +116,8 @@ def read_run(path: Path) -> RunState | None:
         if name not in ("stages", "id"):
             setattr(state, name, getattr(head, name))
     state.stages |= {stage.name: stage for stage in head.stages}
-    state.take_layers([row for part in file.layers for row in part])
+    # What comes from a file does not run: the program may have been killed while a layer was fitted.
+    state.take_layers([as_state(row, "todo") if row.state == "now" else row for part in file.layers for row in part])
     state.log.extend(entry for part in file.log for entry in part)
     return state
 

@@ -12,6 +12,13 @@ from app.jobs.queue import QueueItem, State
 from app.jobs.runstate import RunState
 from app.jobs.worker import End, Order, Worker
 
+SAVE_SOON = 2.0
+"""Seconds between two savings of a running job's state while its layers get done: what a kill can hide."""
+SAVE_EVERY = 20.0
+"""Seconds after which it is saved in any case."""
+SAVE_SHARE = 0.05
+"""Share of the time that saving may take: the files of large jobs are written less often."""
+
 
 @dataclass
 class Running:
@@ -26,6 +33,8 @@ class Running:
     end: End | None = None
     saved: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
+    mark: tuple[str, int, int] = ("", 0, 0)
+    """How far it was when it was saved last."""
     has_changed: bool = False
     """Whether the last pump brought anything."""
     has_more: bool = True
@@ -55,6 +64,15 @@ class Running:
             self.state.apply(batch)
             self.has_more = batch.has_more
             self.has_changed |= not batch.is_empty
+
+    def must_save(self, took: float) -> bool:
+        """Whether its state is to be saved now; the answer yes counts as saved. `took`: seconds of the last saving."""
+        now, mark = time.monotonic(), (self.state.stage, self.state.layers_done, self.state.blocks_done)
+        soon = min(SAVE_EVERY, max(SAVE_SOON, took / SAVE_SHARE))
+        if now - self.saved <= (SAVE_EVERY if mark == self.mark else soon):
+            return False
+        self.saved, self.mark = now, mark
+        return True
 
     @property
     def is_over(self) -> bool:

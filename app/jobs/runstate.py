@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from app.jobs.buffer import Batch
 from app.jobs.curves import CurveStore, CurveView
@@ -145,10 +145,23 @@ class RunState:
         self._pace.clear()
         self.stage = ""
         self.stages = {n: Stage(n, seconds=s.seconds, message=s.message) for n, s in self.stages.items()}
+        self.take_layers(self.layers)                  # each one that is taken up again is told again
         if is_again:
             self._say(0.0, "info", "Resumed: finished layers are taken up again")
         if note:
             self._say(0.0, "info", note)
+
+    def catch_up(self, blocks: Collection[int]) -> None:
+        """The program was killed: these blocks are whole in the job's folder, whether or not that could still be noted."""
+        if not blocks:
+            return
+        self.layers_done += sum(row.block in blocks and row.state != "done" for row in self.layers)
+        self.blocks_done = max(self.blocks_done, len(blocks))
+        self.blocks = max(self.blocks or len({row.block for row in self.layers} - {None}), self.blocks_done)
+        if self.stage in ("", "plan", "prepare"):
+            self.stage = "fit"
+            for name, state in (("plan", "done"), ("prepare", "done"), ("fit", "now")):
+                self._stage(replace_stage(self.stages[name], state=state))
 
     def end(self, state: State, failure: Failure | None = None, folder: str = "") -> None:
         """The worker has stopped: done, failed, paused, cancelled or interrupted."""
@@ -316,7 +329,9 @@ class RunState:
     def _progress(self, event: Progress) -> None:
         stage = self.stages.get(event.stage)
         if stage is not None and stage.state == "now":
-            self._stage(replace_stage(stage, done=event.done, total=stage.total or event.total))
+            # Preparing counts twice: first the prediction's share (of 1), then tensors.
+            counted = event.total if event.stage == "prepare" else stage.total
+            self._stage(replace_stage(stage, done=event.done, total=counted or stage.total or event.total))
         if event.stage == "fit" and self.stage == "fit":
             self.blocks_done = int(event.done + 1e-6)
         if event.stage != "plan" and math.isfinite(event.fraction):

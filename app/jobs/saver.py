@@ -21,6 +21,7 @@ class Saver:
         self._waiting: dict[str, Callable[[], None]] = {}
         self._thread: Thread | None = None
         self._problems: list[str] = []
+        self._took: dict[str, float] = {}
 
     def save(self, path: Path, make: Callable[[], bytes]) -> None:
         """Write a file; `make` is called on the thread."""
@@ -43,12 +44,18 @@ class Saver:
                     return
                 key = next(iter(self._waiting))
                 work = self._waiting.pop(key)
+            began = time.monotonic()
             try:
                 work()
             except Exception as e:
                 why = e.strerror if isinstance(e, OSError) and e.strerror else f"{type(e).__name__}: {e}"
                 with self._changed:
                     self._problems.append(f"'{key}' could not be brought up to date: {why}.")
+            self._took[key] = time.monotonic() - began
+
+    def took(self, path: Path) -> float:
+        """Seconds that the last writing of a file took; 0 before the first."""
+        return self._took.get(str(path), 0.0)
 
     def take_problems(self) -> list[str]:
         """What went wrong since the last call, as sentences."""

@@ -23,6 +23,8 @@ class KindCount:
     row: int
     column: int
     other: int
+    codings: tuple[tuple[str, int], ...] = ()
+    """All of them by how they are stored, as keys of `app.codings`."""
 
 
 @dataclass(frozen=True)

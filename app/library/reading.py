@@ -16,11 +16,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.codings import method_word
+from app.codings import coding_of, in_order, method_word
 from app.library.entry import DeltaEntry, KindCount
 from app.models.layers import AXIS_WORDS, LayerRow, codec_winner, row_of_record
 from app.paths import expanded
-from app.words import listed
+from app.words import listed, one_line, printable
 from core.errors import DeltadeckError
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def read_delta(folder: Path) -> DeltaEntry:
         delta = open_delta(folder)
         return _entry(delta, bare)
     except DeltadeckError as e:
-        return replace(bare, problem=str(e), sha256=_stated_hash(folder), folder_bytes=_folder_bytes(folder))
+        return replace(bare, problem=printable(str(e)), sha256=stated_hash(folder), folder_bytes=_folder_bytes(folder))
     except Exception as e:                             # a folder from elsewhere must not end the listing of all others
-        return replace(bare, problem=f"The delta in '{folder}' can't be read ({type(e).__name__}: {e}).",
+        return replace(bare, problem=printable(f"The delta in '{folder}' can't be read ({type(e).__name__}: {e})."),
                        folder_bytes=_folder_bytes(folder))
 
 
@@ -122,7 +122,8 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
     is_kl = objective == "kl"
     kinds, others = count_kinds(delta), other_winners(delta)
     return replace(
-        bare, state="fine", base_name=config.base.name, fine_tuned=config.fine_tuned, architecture=config.base.architecture,
+        bare, state="fine", base_name=one_line(config.base.name), fine_tuned=one_line(config.fine_tuned),
+        architecture=one_line(config.base.architecture),
         method=method_label(recipe, axis, is_mix=bool(asked)), recipe=recipe, axis=axis, bytes=delta.weights_bytes,
         folder_bytes=_folder_bytes(delta.folder), full_bytes=full, ratio=full / max(1, delta.weights_bytes), recovery=recovery,
         kl=loss if is_kl else None, base_kl=base_loss if is_kl else None,
@@ -132,17 +133,20 @@ def _entry(delta: Delta, bare: DeltaEntry) -> DeltaEntry:
         other_name=AXIS_WORDS.get(min(others), "Other") if len(others) == 1 else "Other",
         settings=settings_of(config.method, config.calibration, config.tool_version), fidelity=tuple(figures.items()),
         asked=asked, expected_kl=_number(config.fidelity.get("expected_kl")) if asked else None, mix=_mix(config.fidelity),
-        warnings=config.warnings)
+        warnings=tuple(map(one_line, config.warnings)))
 
 
 def count_kinds(delta: Delta) -> tuple[KindCount, ...]:
     """Matrices in blocks by kind, in the order in which data meets them; a fused one counts by most of its slices."""
     counts: dict[str, Counter[str]] = {}
+    stored: dict[str, Counter[str]] = {}
     for r in _in_blocks(delta):
         axis = _winner(r)
         counts.setdefault(r.kind, Counter())[axis if axis in ("row", "column") else "other"] += 1
+        stored.setdefault(r.kind, Counter())[coding_of(r.codec, r.method, r.planes, r.note)] += 1
     order = sorted(counts, key=lambda k: (_KINDS.index(k) if k in _KINDS else len(_KINDS), k))
-    return tuple(KindCount(k, counts[k]["row"], counts[k]["column"], counts[k]["other"]) for k in order)
+    return tuple(KindCount(one_line(k), counts[k]["row"], counts[k]["column"], counts[k]["other"],
+                           tuple((key, stored[k][key]) for key in in_order(stored[k]))) for k in order)
 
 
 def other_winners(delta: Delta) -> set[str]:
@@ -182,15 +186,15 @@ def settings_of(method: Mapping[str, Any], calibration: Mapping[str, Any], versi
 
 
 def _name(key: str) -> str:
-    return key.replace("_", " ").capitalize()[:60]
+    return one_line(key).replace("_", " ").capitalize()[:60]
 
 
 def _value(value: Any) -> str:
-    return (listed(value) if isinstance(value, Mapping) else str(value))[:200]
+    return one_line(listed(value) if isinstance(value, Mapping) else str(value))[:200]
 
 
 def _word(value: Any) -> str:
-    return value[:60] if isinstance(value, str) else ""
+    return one_line(value)[:60] if isinstance(value, str) else ""
 
 
 def _number(value: Any) -> float | None:
@@ -211,7 +215,7 @@ def _folder_bytes(folder: Path) -> int:
         return 0
 
 
-def _stated_hash(folder: Path) -> str:
+def stated_hash(folder: Path) -> str:
     """The hash that a config ends with, right or not: a note on a delta that was damaged later stays with it."""
     if not _is_own(folder / CONFIG):
         return ""
@@ -231,7 +235,16 @@ def read_rows(folder: Path) -> tuple[LayerRow, ...]:
     from app.tables import in_order, record_size
     from core.artifact import open_delta
 
-    return tuple(row_of_record(msgspec.to_builtins(r), record_size(r)) for r in in_order(open_delta(folder).config.tensors))
+    return tuple(_shown_row(row_of_record(msgspec.to_builtins(r), record_size(r)))
+                 for r in in_order(open_delta(folder).config.tensors))
+
+
+def _shown_row(row: LayerRow) -> LayerRow:
+    """A row whose names can be shown: a font has no letters for control characters."""
+    if all(w.isprintable() for w in (row.tensor, row.kind, row.codec, row.note, row.method, row.winner)):
+        return row
+    return replace(row, tensor=one_line(row.tensor), kind=one_line(row.kind), codec=one_line(row.codec), note=one_line(row.note),
+                   method=one_line(row.method), winner=one_line(row.winner))
 
 
 def _is_own(path: Path) -> bool:
@@ -256,7 +269,7 @@ def read_card(folder: Path) -> str:
     lines = text.splitlines()
     if lines[:1] == ["---"] and "---" in lines[1:]:
         lines = lines[lines.index("---", 1) + 1:]
-    return "\n".join(lines[:_MOST_LINES]).strip()
+    return printable("\n".join(lines[:_MOST_LINES])).strip()
 
 
 # ------------------------------------------------------------------------------------------ where checkpoints are

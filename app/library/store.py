@@ -268,10 +268,20 @@ class Library(QObject):
         """Copy folders into the library; `done` gets (where they are, why others were refused)."""
         root = self._root
 
-        def got(result: tuple[tuple[Path, ...], tuple[str, ...]]) -> None:
+        def work(task: Task) -> tuple[tuple[tuple[Path, ...], tuple[str, ...]], list[tuple[str, str]]]:
+            result = operations.import_deltas(task, sources, root)
+            return result, [(reading.stated_hash(path), reading.signature(path)) for path in result[0]]
+
+        def got(found: tuple[tuple[tuple[Path, ...], tuple[str, ...]], list[tuple[str, str]]]) -> None:
+            result, marks = found
+            there = {mark for mark, _ in self._found}
+            for sha256, mark in marks:                 # every byte was read and compared with its record
+                check = self.memory.of(sha256).check
+                if mark and (check is None or check.signature not in there):
+                    self.memory.change(sha256, check=Check(at=datetime.now().timestamp(), signature=mark))
             self.refresh()
             done(result)
-        return self._tasks.run(owner, lambda task: operations.import_deltas(task, sources, root), got, failed, progress)
+        return self._tasks.run(owner, work, got, failed, progress)
 
     def measure(self, owner: QObject, entry: DeltaEntry, repeats: int, done: Done, failed: Failed, progress: Done) -> Task:
         """Time loading; base and fine-tune have to be known. `done` gets what is remembered as `load_times`."""

@@ -11,7 +11,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 
 from app.library.entry import STATE_WORDS, DeltaEntry
 from app.models.layers import header_of
-from app.words import percent
+from app.words import percent, recovered
 
 AnyIndex = QModelIndex | QPersistentModelIndex
 _ROOT = QModelIndex()
@@ -46,10 +46,8 @@ def short_time(seconds: float) -> str:
 
 
 def recovery_text(recovery: float | None) -> str:
-    """`0.988`; never rounded up to 1."""
-    if recovery is None:
-        return ""
-    return "0.999" if 0.9995 <= recovery < 1 else f"{recovery:.3f}"
+    """`0.988`, `0.99975`: see `app.words.recovered`."""
+    return recovered(recovery)
 
 
 def kl_text(kl: float | None) -> str:

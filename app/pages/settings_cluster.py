@@ -92,9 +92,15 @@ class ClusterCard(Card):
         self.test.setEnabled(not why)
         self.test.setToolTip(why or "Ask the cluster for its nodes, and whether they see the deltas' folder")
         self.stop.setVisible(self.is_busy)
-        if not self.is_busy and text != self._tested:
+        if not self.is_busy and (text != self._tested or not text):
             self._tested = ""
-            self._say("danger" if is_wrong else "faded", problem and f"{problem} Until then jobs run on this computer.")
+            tone = "danger" if is_wrong else "faded" if text else "warning"
+            self._say(tone, " ".join((problem if text else "No address: jobs run on this computer.",
+                                      f"Until then jobs {self._until()}." if text else problem)) if problem else "")
+
+    def _until(self) -> str:
+        where = self._ctx.settings.where
+        return f"go to {where}" if where else "run on this computer"
 
     def _say(self, tone: str, text: str) -> None:
         set_look(self.outcome, tone=tone)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from PySide6.QtCore import QModelIndex, QPoint, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFrame,
     QListView,
     QMenu,
     QProgressBar,
+    QPushButton,
     QStyle,
     QStyledItemDelegate,
     QStyleOptionViewItem,
@@ -25,7 +26,7 @@ from app.icons import Icons
 from app.jobs.manager import JobManager
 from app.jobs.queue import ENDED, QueueItem, State
 from app.models.queue import OVER, OpenJobs, QueueModel
-from app.widgets.basics import ElidedLabel, IconLabel, button, clear_layout, column, label, row, tool_button, upright
+from app.widgets.basics import ElidedLabel, IconLabel, boxed, button, clear_layout, column, label, row, tool_button, upright
 from app.words import about, count
 from core.errors import DeltadeckError
 
@@ -128,11 +129,13 @@ class QueueStrip(QFrame):
         self.setAccessibleName("Job queue")
         self._icons, self._jobs = icons, jobs
         self._cells: dict[str, _JobCell] = {}
+        self._shown = 3
         self._counts = label(size="small", tone="faded")
         self._line = row(gap=18)
+        self.start = start_button(icons, jobs)
         show_all = button("Show all", "ghost", clicked=self.opened.emit, name="Show the whole queue")
-        self.setLayout(row(column(label("Queue", weight=600), self._counts, gap=3), self._line, None, show_all,
-                           gap=18, margins=(24, 8, 16, 8)))
+        self.setLayout(row(column(label("Queue", weight=600), self._counts, gap=3), self._line, None, self.start,
+                           show_all, gap=18, margins=(24, 8, 16, 8)))
         self.setFixedHeight(icons.theme.px(64))
         jobs.queue_changed.connect(self.refresh)
         jobs.item_changed.connect(self._changed)
@@ -142,6 +145,7 @@ class QueueStrip(QFrame):
         """Build the line anew."""
         items = [i for i in self._jobs.items() if i.state not in ENDED or i.state is State.FAILED]
         self.setVisible(bool(items))
+        self.start.setVisible(bool(held_jobs(self._jobs)))
         words: list[str] = []
         for states, word in (((State.RUNNING, State.PAUSING, State.CANCELLING), "running"), ((State.WAITING,), "waiting"),
                              ((State.PAUSED, State.INTERRUPTED), "paused"), ((State.FAILED,), "failed")):
@@ -151,7 +155,8 @@ class QueueStrip(QFrame):
         focused = next((id for id, cell in self._cells.items() if cell.hasFocus()), "")
         clear_layout(self._line)
         self._cells = {}
-        for item in items[:3]:
+        self._shown = self._room()
+        for item in items[:self._shown]:
             cell = _JobCell(self._icons)
             cell.show_item(item)
             cell.picked.connect(partial(self.picked.emit, item.id))
@@ -160,12 +165,39 @@ class QueueStrip(QFrame):
             self._line.addWidget(cell)
             if item.id == focused:
                 cell.setFocus()
-        if len(items) > 3:
-            self._line.addWidget(label(f"and {len(items) - 3} more", tone="faded"))
+        if len(items) > self._shown:
+            self._line.addWidget(label(f"and {len(items) - self._shown} more", tone="faded"))
+
+    def _room(self) -> int:
+        """How many jobs have room beside the buttons, with their words whole."""
+        px, taken = self._icons.theme.px, 330 if self.start.isHidden() else 495
+        return max(1, min(3, (self.width() - px(taken)) // px(205)))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """A narrow strip names fewer jobs."""
+        super().resizeEvent(event)
+        if self._room() != self._shown:
+            self.refresh()
 
     def _changed(self, item: QueueItem) -> None:
         if item.id in self._cells:
             self._cells[item.id].show_item(item)
+
+
+def held_jobs(jobs: JobManager) -> int:
+    """How many jobs wait only because nobody has said that they may start."""
+    return sum(item.state is State.WAITING for item in jobs.items()) if jobs.is_held else 0
+
+
+def held_words(number: int) -> str:
+    """Why jobs wait though nothing is before them."""
+    return f"{count(number, 'job')} from last time {'waits' if number == 1 else 'wait'} until you start the queue."
+
+
+def start_button(icons: Icons, jobs: JobManager) -> QPushButton:
+    """Lets jobs go that are held; to be shown only while there are such."""
+    return button("Start the queue", icons=icons, icon="play", dense=True, clicked=lambda: jobs.hold(False),
+                  tip="Start the jobs that wait from last time")
 
 
 @dataclass(frozen=True)
@@ -243,6 +275,12 @@ class QueuePanel(QFrame):
         layout.setContentsMargins(12, 12, 12, 12)
         layout.setSpacing(8)
         layout.addLayout(row(label("Queue", weight=600), label("runs from the top", tone="faded"), None, self._ended, clear))
+        self._held = label("", size="small", wrap=True)
+        self.start = start_button(icons, jobs)
+        line = row(self._held, self.start, gap=10)
+        line.setStretch(0, 1)
+        self._waits = boxed(line)
+        layout.addWidget(self._waits)
         layout.addWidget(self.view)
         layout.addLayout(row(self._up, self._down, None, self._act, self._more))
         self.resize(icons.theme.px(460), icons.theme.px(380))
@@ -287,6 +325,9 @@ class QueuePanel(QFrame):
     def _update(self, *_: object) -> None:
         item = self._item()
         offers = self._offers(item) if item else []
+        held = held_jobs(self._jobs)
+        self._waits.setVisible(bool(held))
+        self._held.setText(held_words(held))
         over = sum(i.state in OVER for i in self._jobs.items())
         self._ended.setText("Hide finished" if self.model.has_ended else f"Show {over:,} finished")
         self._ended.setVisible(bool(over))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
+from rich.control import Control
+from rich.panel import Panel
+from rich.segment import ControlType
 
-from app.console import Failed, Terminal, run, stop_signals, to_json
+from app.console import CleanConsole, Failed, Terminal, run, stop_signals, to_json
+from app.tables import shown, table
 from core.errors import Cancelled, DeltadeckError, DemoUnavailable, NoSpace
 
 
@@ -73,3 +79,40 @@ def test_the_first_signal_only_asks(number: signal.Signals, capfd: pytest.Captur
             terminal.check()
     assert signal.getsignal(number) is before
     assert "Stopping after this step" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_no_text_steers_the_terminal(live: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    hostile = "a\x1b[31mb\x1b]0;pwn\x07c\x7fd\x9b1me\u202ef\u2066g"
+    terminal = Terminal()
+    if live:
+        monkeypatch.setattr(terminal.out, "_force_terminal", True)
+        monkeypatch.setattr(terminal.err, "_force_terminal", True)
+    grid = table("Head", "x")
+    grid.add_row(hostile, shown(f"[red]{hostile}\nz"))
+    terminal.result({}, lambda out: out.print(grid, Panel(hostile)))
+    terminal.say(f"[bold]{hostile}[/]")
+    terminal.fail("X", hostile, hostile, hostile)
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert "a[31mb]0;pwncd1mefg" in text
+        left = re.sub(r"\x1b\[[\d;]*m", "", text) if live else text
+        assert left.replace("\n", "").isprintable()
+        assert "\x1b[31m" not in text
+    assert "[red]" in out
+    assert "efg z" in out
+
+
+def test_json_holds_control_characters_as_escapes_only() -> None:
+    text = to_json({"name": "a\x1b\x7f\x9b\u202e\u00e4"})
+    assert text.isprintable()
+    assert "\u00e4" in text
+    assert json.loads(text)["name"] == "a\x1b\x7f\x9b\u202e\u00e4"
+
+
+def test_richs_own_controls_still_move_the_cursor() -> None:
+    out = io.StringIO()
+    console = CleanConsole(file=out, force_terminal=True)
+    console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+    assert out.getvalue() == "\r\x1b[2K"

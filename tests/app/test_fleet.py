@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -15,14 +16,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from app import fleet_ray
+from app import fleet, fleet_ray
 from app.cli import main
 from app.fleet_ray import Needs, Tail, events_file, plan_needs, ray_engine
 from core import __version__
 from core.errors import BadOption, ClusterUnavailable
 from core.events import AnyEvent, Finished, LayerFitted, Warned
-from core.fleet import Member, Outcome, members_of, run_fleet
+from core.fleet import Member, Outcome, Problem, members_of, run_fleet
 from tests.conftest import byte_tokenizer
 from tests.models import (
     make_pair,
@@ -216,3 +218,11 @@ def test_ray_itself_runs_a_job(pair: tuple[Path, Path, Path], tmp_path: Path) ->
         p.name: p.read_bytes() for p in (tmp_path / "out" / "tuned").iterdir()}
     told = [json.loads(line)["event"] for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     assert told[-2:] == ["finished", "outcome"]
+
+
+def test_the_table_says_in_words_what_failed() -> None:
+    out = io.StringIO()
+    failed = Outcome(name="a[b]", state="failed", problem=Problem(kind="OutputExists", what="'/x/a' exists already."))
+    fleet._show(Console(file=out, width=80), [failed], 1.0)
+    assert "OutputExists" not in out.getvalue()
+    assert "a[b] failed: '/x/a' exists already." in out.getvalue()

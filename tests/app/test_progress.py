@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from app.compressing import Listener
 from app.console import Terminal
 from app.progress import amount, pace, plain_line, showing, standing
 from core.errors import Cancelled
+from core.events import Progress, StageStarted
 
 
 def test_rate_and_time_left_follow_from_what_was_done_here() -> None:
@@ -67,3 +70,17 @@ def test_a_terminal_gets_a_bar_that_tells_of_a_stop(monkeypatch: pytest.MonkeyPa
     assert "2/4 blocks" in shown
     assert "Stopping after this step" in shown
     assert terminal.announce is None
+
+
+def test_a_prediction_is_told_in_percent_and_then_tensors_are_counted(tmp_path: Path) -> None:
+    terminal = Terminal()
+    with showing(terminal) as display:
+        tell = Listener(display, tmp_path)
+        tell(StageStarted(stage="prepare", total=38))
+        tell(Progress(stage="prepare", done=0.1, total=1, fraction=0.01))
+        tell(Progress(stage="prepare", done=0.71, total=1, fraction=0.1))
+        assert display.now is not None
+        assert (amount(display.now), pace(display.now)) == ("predicting 71 %", "")
+        assert "tensor" not in plain_line(display.now)
+        tell(Progress(stage="prepare", done=5, total=38, fraction=0.2))
+        assert (amount(display.now), display.now.rate) == ("5/38 tensors", None)

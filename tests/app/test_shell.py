@@ -26,8 +26,9 @@ from PySide6.QtWidgets import (
 from pytestqt.qtbot import QtBot
 
 from app.actions import SPECS, Act
-from app.jobs.queue import State
+from app.jobs.queue import QueueItem, State, encode_queue
 from app.jobs.worker import Outcome, Runner
+from app.pages.compress.page import CompressPage
 from app.settings import Settings
 from app.shell import RAIL, Shell
 from app.theme import Theme
@@ -324,11 +325,39 @@ def test_a_deltas_config_opens_the_delta(make_shell: Callable[..., Shell], tmp_p
     (tmp_path / "d1" / "delta_config.json").write_text("{}")
     shell = make_shell()
     taken: list[Path] = []
-    for page in ("deltas", "compress"):
-        monkeypatch.setattr(shell.page(page), "take", taken.append)
+    monkeypatch.setattr(shell.page("deltas"), "take", taken.append)
     shell.open_paths([str(tmp_path / "d1" / "delta_config.json"), str(tmp_path / "d1")])
     assert taken == [tmp_path / "d1"] * 2
     assert shell.current_page() == "deltas"
+
+
+def test_all_checkpoints_given_at_start_are_taken(make_shell: Callable[..., Shell], tmp_path: Path) -> None:
+    shell = make_shell()
+    shell.open_paths([str(tmp_path / name) for name in ("base", "first", "second")])
+    page = shell.page("compress")
+    assert isinstance(page, CompressPage) and shell.current_page() == "compress"
+    assert (page.base.source, page.tuned.source) == (str(tmp_path / "base"), str(tmp_path / "first"))
+    assert [entry.source for entry in page.batch.entries] == [str(tmp_path / "second")]
+
+
+def test_left_over_jobs_have_a_lasting_start(make_shell: Callable[..., Shell], slow: Slow, tmp_path: Path) -> None:
+    names = ("one", "two", "three", "four")
+    waiting = [QueueItem(id=name, name=name, request={"output": str(tmp_path / name)}) for name in names]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "queue.json").write_bytes(encode_queue(waiting))
+    window = make_shell(slow)
+    window.toast.hide()                                # it goes after a while: what it offered stays
+    window.go("compress")
+    window._open_queue()
+    panel, strip = window.panel, window.strip
+    assert "4 jobs from last time" in panel._held.text() and panel.start.isVisible() and strip.start.isVisible()
+    window.resize(1024, 640)
+    QApplication.processEvents()
+    assert strip.minimumSizeHint().width() <= strip.width()       # fewer jobs are named, none with half its words
+    panel.start.click()
+    assert not window.ctx.jobs.is_held and window.ctx.jobs.is_busy
+    assert not panel.start.isVisible() and not strip.start.isVisible() and not panel._waits.isVisible()
+    panel.hide()
 
 
 def test_self_check_and_diagnostics_are_commands(make_shell: Callable[..., Shell], monkeypatch: pytest.MonkeyPatch) -> None:

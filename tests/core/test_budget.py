@@ -375,8 +375,13 @@ def test_a_known_forecast_is_not_made_again(tmp_path: Path, tokenizer: PreTraine
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     base, tuned = make_pair(tmp_path, "llama", tokenizer)
     kept = tmp_path / "forecasts"
-    Job(_request(tmp_path, base, tuned, "one", budget="9x"), lambda event: None, forecasts=kept).run()
+    told: list[AnyEvent] = []
+    Job(_request(tmp_path, base, tuned, "one", budget="9x"), told.append, forecasts=kept).run()
     assert len(list(kept.iterdir())) == 1
+    # While the curve is predicted, a share of 1 is told; then tensors are counted.
+    preparing = [e for e in told if isinstance(e, Progress) and e.stage == "prepare"]
+    assert len({e.total for e in preparing}) == 2 and preparing[0].total == 1
+    assert all(0 <= e.done <= e.total for e in preparing)
     monkeypatch.setattr("core.budget_stage.make_forecast", lambda *a, **k: pytest.fail("measured twice"))
     Job(_request(tmp_path, base, tuned, "two", budget="7x"), lambda event: None, forecasts=kept).run()
 
@@ -454,7 +459,7 @@ def test_the_law_goes_through_both_measured_points() -> None:
 @pytest.mark.parametrize(("settings", "words"), [
     ({"budget": "9x", "quality": "0.9"}, "A size and a fidelity"), ({"recipe": "paper", "budget": "9x"}, "has one size"),
     ({"recipe": "deltamix", "quality": "0.9"}, "takes a size"), ({"budget": "ten"}, "is no size"),
-    ({"quality": "1.5"}, "is no recovery")])
+    ({"quality": "1.5"}, "is no recovery"), ({"quality": "1"}, "no recovery that can be asked for")])
 def test_senseless_requests_are_refused_at_once(settings: dict[str, str], words: str) -> None:
     with pytest.raises(BadOption, match=words):
         msgspec.convert({"base": "b", "fine_tuned": "f", "output": "o", **settings}, Request).options()

@@ -11,12 +11,12 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from app.context import Context
 from app.icons import Icons
 from app.library.entry import DeltaEntry
-from app.pages.compare.facts import kl_text
+from app.pages.compare.facts import chip_figures, kl_text
 from app.widgets.basics import ElidedLabel, button, label, row, set_look, tool_button
 from app.widgets.charts.marks import MarkLabel
 from app.widgets.chip import Chip
 from app.widgets.flow import FlowLayout
-from app.words import plain_tip
+from app.words import plain_tip, recovered
 
 _WIDEST = 170
 
@@ -39,15 +39,17 @@ class DeltaChip(Chip):
         self.setLayout(line)
         self.show_entry(entry, shape, False)
 
-    def show_entry(self, entry: DeltaEntry, shape: str, accent: bool) -> None:
-        """Show a delta's facts."""
+    def show_entry(self, entry: DeltaEntry, shape: str, accent: bool, figure: str = "") -> None:
+        """Show a delta's facts; `figure` stands beside its name."""
         self._mark.show_mark(shape, accent)
         self._name.setText(entry.name)
         self._name.setMaximumWidth(_WIDEST)
-        self._kl.setText(kl_text(entry))
-        self._kl.setVisible(entry.kl is not None)
+        self._kl.setText(figure)
+        self._kl.setVisible(bool(figure))
         self.setChecked(accent)
         said = f"KL {kl_text(entry)}" if entry.kl is not None else "no KL measured"
+        if entry.recovery is not None:
+            said += f", recovery {recovered(entry.recovery)}"
         self.setAccessibleName(f"{entry.name}, {said}{', highlighted' if accent else ''}")
         self.setToolTip(plain_tip(
             f"{entry.name}\n{entry.method or 'Unknown method'}, {said}, base {entry.base_name or 'unknown'}\n"
@@ -88,6 +90,7 @@ class ChipBar(QWidget):
             gone.hide()
             gone.deleteLater()
         self._order = [e.path for e in chosen]
+        figures = chip_figures(chosen)
         for at, entry in enumerate(chosen):
             chip = self._chips.get(entry.path)
             if chip is None:
@@ -97,7 +100,7 @@ class ChipBar(QWidget):
                 chip.moved.connect(self._go)
                 self.flow.insert(at, chip)
                 chip.show()
-            chip.show_entry(entry, shapes.get(entry.path, "circle"), entry.path == accent)
+            chip.show_entry(entry, shapes.get(entry.path, "circle"), entry.path == accent, figures[entry.path])
             # One stop for the tab key: arrows go on from there.
             chip.setFocusPolicy(Qt.FocusPolicy.StrongFocus if entry.path == accent else Qt.FocusPolicy.ClickFocus)
             set_look(chip, tone="accent" if entry.path == accent else "text")

@@ -130,7 +130,7 @@ def _short(entry: DeltaEntry) -> str:
 def _point(entry: DeltaEntry, shape: str, *, accent: bool = False, aside: bool = False, line: str = "", label: str = "") -> Point:
     facts = [("Smaller than full", f"{digits(entry.ratio)} times")] if entry.ratio else []
     if entry.recovery is not None:
-        facts.append(("Recovery", words.percent(entry.recovery)))
+        facts.append(("Recovery", words.recovered(entry.recovery)))
     if entry.base_kl is not None:
         facts.append(("Base alone", digits(entry.base_kl)))
     if entry.tokens:
@@ -142,12 +142,13 @@ def _point(entry: DeltaEntry, shape: str, *, accent: bool = False, aside: bool =
 
 
 def levels(chosen: Sequence[DeltaEntry]) -> list[Level]:
-    """The base alone, once per pair: the median of what was measured."""
+    """The base alone, once per pair: the median of what was measured; none where that was on different texts, since a mean of
+    those belongs to no delta."""
     found = []
     groups = [g for g in pairs(chosen) if any(e.base_kl for e in g)]
     for group in groups:
         measured = [e.base_kl for e in group if e.base_kl is not None and e.base_kl > 0]
-        if measured:
+        if measured and not on_different_texts(group):
             name = "base alone" if len(groups) == 1 else f"base alone for {group[0].fine_tuned}"
             found.append(Level(name, statistics.median(measured)))
     return found
@@ -171,10 +172,27 @@ def fidelity_note(chosen: Sequence[DeltaEntry]) -> str:
         said.append(f"Exact, KL 0, below every logarithmic scale: {_listed(exact)}.")
     for group in pairs(e for e in chosen if e.base_kl):
         measured = [e.base_kl for e in group if e.base_kl]
-        if max(measured) / min(measured) > _SAME_TEXT:
+        if on_different_texts(group):
             said.append(f"Deltas of {group[0].fine_tuned} were measured on different texts (base alone from "
-                        f"{digits(min(measured))} to {digits(max(measured))}): compare them by recovery.")
+                        f"{digits(min(measured))} to {digits(max(measured))}): compare them by recovery, which their chips above "
+                        "tell.")
     return " ".join(said)
+
+
+def on_different_texts(group: Iterable[DeltaEntry]) -> bool:
+    """Whether the bases of one pair's deltas show that their losses can't be compared."""
+    measured = [e.base_kl for e in group if e.base_kl]
+    return bool(measured) and max(measured) / min(measured) > _SAME_TEXT
+
+
+def chip_figures(chosen: Sequence[DeltaEntry]) -> dict[Path, str]:
+    """The figure in each delta's chip: its KL, or its recovery where the KLs of its pair can't be compared."""
+    found: dict[Path, str] = {}
+    for group in pairs(chosen):
+        other = on_different_texts(group)
+        found |= {e.path: f"recovery {words.recovered(e.recovery)}" if other and e.recovery is not None else kl_text(e)
+                  for e in group}
+    return found
 
 
 def _listed(names: Sequence[str]) -> str:

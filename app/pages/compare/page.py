@@ -18,6 +18,7 @@ from app.pages.compare.blank import BlankState, blank_state, blank_view
 from app.pages.compare.chips import ChipBar
 from app.pages.compare.exports import copy_figures, export, export_menu
 from app.pages.compare.load_card import LoadCard
+from app.pages.compare.parts_legend import PartsLegend
 from app.pages.compare.sheet import Figure
 from app.tasks import Failure
 from app.widgets.basics import (
@@ -103,18 +104,21 @@ class ComparePage(QWidget):
         self.fidelity_card.body.setStretch(1, 1)
         self.axis_card = Card("Axis by layer kind", " ")
         self._counts: list[QLabel] = []
+        self._axes_shown: list[QWidget] = []
         for axis in ("row", "column"):
             count = label(weight=500)
             self._counts.append(count)
-            self.axis_card.at_right(boxed(row(Swatch(ctx.icons, "row" if axis == "row" else "column"), count, gap=6)))
+            self._axes_shown.append(boxed(row(Swatch(ctx.icons, "row" if axis == "row" else "column"), count, gap=6)))
+        self.axis_card.at_right(*self._axes_shown)
         others = label(weight=500)
         self._counts.append(others)
         self._others = boxed(row(ColourKey(ctx.theme, self.axes.other_colour), others, gap=6))
         self.axis_card.at_right(self._others)
+        self.stored = PartsLegend(ctx.theme, self.axes)
         self._no_axes = label("This delta has no layers with scales.", tone="faded")
         self._no_axes.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.axis_card.add(self.axes, self._no_axes)
-        self.axis_card.body.setStretch(1, 1)
+        self.axis_card.add(self.stored, self.axes, self._no_axes)
+        self.axis_card.body.setStretch(2, 1)
         self.load_card = LoadCard(ctx)
         self.size_card = Card("Size", "of the weights on disk")
         self.size_card.add(self.sizes)
@@ -296,7 +300,12 @@ class ComparePage(QWidget):
         self._counts[0].setText(f"Row {rows}")
         self._counts[1].setText(f"Column {columns}")
         self._counts[2].setText(f"{one.other_name} {others}")
-        self._others.setVisible(bool(others))
+        by_codec = self.axes.by_codec
+        self.axis_card.title.setText("Storage by layer kind" if by_codec else "Axis by layer kind")
+        for made in self._axes_shown:
+            made.setVisible(not by_codec)
+        self._others.setVisible(bool(others) and not by_codec)
+        self.stored.refresh()
         self.axes.setVisible(bool(rows + columns + others))
         self._no_axes.setVisible(not rows + columns + others)
         self.sizes.set_bars(facts.size_bars(chosen, self._accent))
@@ -335,19 +344,16 @@ class ComparePage(QWidget):
 
     def figures(self) -> list[Figure]:
         """The four charts with their titles, for pictures."""
-        theme = self._ctx.theme
         fidelity = Figure("fidelity", "Fidelity against size", _whole(self.fidelity_card.caption), self.scatter,
                           note=self._yardstick.text())
         if not self.chosen():
             return [fidelity]
         cold, warm = self.load_card.bars.colours()
-        rows, columns, others = self.axes.totals()
-        axes = [(theme.color("row"), f"Row {rows}"), (theme.color("column"), f"Column {columns}")]
-        axes += [(self.axes.other_colour(), f"{self.axes.other_name} {others}")] if others else []
+        axes = [(part.colour, f"{part.name} {part.count}") for part in self.axes.parts()]
         load = f"{facts.WAYS[self.load_card.shown_way()].lower()}, {_whole(self.load_card.caption)}"
         return [
             fidelity,
-            Figure("axis", "Axis by layer kind", _whole(self.axis_card.caption), self.axes, tuple(axes)),
+            Figure("axis", self.axis_card.title.text(), _whole(self.axis_card.caption), self.axes, tuple(axes)),
             Figure("load", "Load time", load, self.load_card.bars, ((cold, "cold, upper bar"), (warm, "warm, lower bar"))),
             Figure("size", "Size", _whole(self.size_card.caption), self.sizes),
         ]

@@ -73,7 +73,9 @@ class Batch(QObject):
             self._tell()
 
     def remove(self, source: str) -> None:
-        """Take one out."""
+        """Take one out if it is there."""
+        if all(e.source != source for e in self.entries):
+            return
         if source == self._at:
             self._stop()
         self.entries = tuple(e for e in self.entries if e.source != source)

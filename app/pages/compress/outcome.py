@@ -121,7 +121,7 @@ class Outcome(QWidget):
                   choose_folder: Callable[[], object]) -> None:
         """Show a plan's verdict and chart."""
         self._verdict(facts, base, tuned, choose_folder)
-        self.chart.set_kinds(facts.kinds)
+        self.chart.set_kinds(facts.kinds, is_open=facts.is_at_most and facts.ahead is None)
         self._show(self._chart_card, with_strip=True)
 
     def _verdict(self, facts: PlanFacts, base: CheckpointFacts, tuned: CheckpointFacts,

@@ -48,9 +48,7 @@ class CompressPage(QWidget):
         self.setProperty("look", "page")
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         self._ctx = ctx
-        self.shelf = Shelf(ctx, self)
-        self.planner = Planner(ctx, self)
-        self.demo = Demo(ctx, self)
+        self.shelf, self.planner, self.demo = Shelf(ctx, self), Planner(ctx, self), Demo(ctx, self)
         self.base = CheckpointPicker(ctx, self.shelf, "base")
         self.tuned = CheckpointPicker(ctx, self.shelf, "fine-tune")
         self.outcome = Outcome(ctx)
@@ -163,9 +161,12 @@ class CompressPage(QWidget):
         self._leave_first()
         self.demo.open_real()
 
-    def take(self, path: Path) -> None:
-        """A checkpoint folder from outside: for the first picker that is empty."""
-        self._taker().choose(str(path))
+    def take_all(self, paths: Iterable[Path]) -> None:
+        """Checkpoint folders from outside: a base where none is chosen, then fine-tunes of it."""
+        rest = list(paths)
+        while rest and (len(rest) == 1 or self._taker() is self.base):
+            self._taker().choose(str(rest.pop(0)))
+        self.take_several(rest)
 
     def take_several(self, sources: Iterable[str | Path]) -> None:
         """Fine-tunes of one base: the first stands in its card where that is empty, the others in the list below."""
@@ -224,14 +225,13 @@ class CompressPage(QWidget):
     def _pair_changed(self) -> None:
         if self.base.source or self.tuned.source:
             self._leave_first()
+        self.batch.remove(self.tuned.source)               # the one in the card is a job already
         self.swap.setVisible(bool(self.base.facts or self.tuned.facts) and "loading" not in (self.base.state, self.tuned.state))
         self._place_swap()
         if self.base.facts is None or self.tuned.facts is None:
             self.planner.drop()
-            self.predicted.clear()
+            self._forget_plan()
             self.sizing.clear()
-            if self.tuned.facts is not None:
-                self.predicted.set_full(self.tuned.facts.bytes)
             self.outcome.ask(*what_to_choose(self.base, self.tuned))
         else:
             self._suggestions.clear()
@@ -257,6 +257,7 @@ class CompressPage(QWidget):
 
     def _recipe_changed(self) -> None:
         self.sizing.forbid(self.recipe.recipe().one_size)
+        self.recipe.set_by_size(self.sizing.is_by_size)
         if not self.sizing.problem():
             self._plan()
             self.batch.again()
@@ -267,11 +268,14 @@ class CompressPage(QWidget):
         self.batch.again()
         self._restate()
 
-    def _measuring(self) -> None:
+    def _forget_plan(self) -> None:
         self.predicted.clear()
-        self.sizing.clear()
         if self.tuned.facts is not None:
             self.predicted.set_full(self.tuned.facts.bytes)
+
+    def _measuring(self) -> None:
+        self._forget_plan()
+        self.sizing.clear()
         self.outcome.measuring()
         self._restate()
 
@@ -288,9 +292,7 @@ class CompressPage(QWidget):
         self._restate()
 
     def _refused(self, failure: Failure) -> None:
-        self.predicted.clear()
-        if self.tuned.facts is not None:
-            self.predicted.set_full(self.tuned.facts.bytes)
+        self._forget_plan()
         self._suggestions.refuse(failure, self.base.facts, self.tuned.facts)
         self._restate()
 

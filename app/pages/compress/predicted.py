@@ -58,7 +58,8 @@ class PredictedCard(Card):
     def __init__(self, ctx: Context, parent: QWidget | None = None) -> None:
         super().__init__("Predicted delta", gap=6, parent=parent)
         self._figure = label("–", size="figure", weight=600)
-        self._times = label("", weight=500)
+        self._times = ElidedLabel("")                  # a column without room for it must not become wider than its place
+        self._times.setProperty("weight", "500")
         badge_icon = IconLabel(ctx.icons, "check", "success", 14)
         self._badge = QFrame()
         self._badge.setProperty("look", "badge-box")
@@ -72,7 +73,8 @@ class PredictedCard(Card):
         self._parts.setProperty("step", "small")
         self._parts.setProperty("tone", "faded")
         self._full_bar, self._delta_bar = Bar(ctx.theme, "quiet"), Bar(ctx.theme, "accent")
-        top = row(self._figure, self._times, None, self._badge, gap=12)
+        top = row(self._figure, self._times, self._badge, gap=10)
+        top.setStretch(1, 1)
         delta_line = row(self._parts, self._delta)
         delta_line.setStretch(0, 1)
         grid = QGridLayout()
@@ -123,7 +125,8 @@ class PredictedCard(Card):
             self._figure.setText(size(total))
             self._figure.setToolTip(f"{total:,} bytes of weights; {size(facts.sidecar_bytes)} of config and tokenizer files go "
                                     "with them.")
-            self._times.setText(f"{facts.ratio:,.1f} times smaller")
+            # A long number takes the short words: the badge beside them needs its room.
+            self._times.setText(f"{facts.ratio:,.0f} x smaller" if facts.ratio >= 100 else f"{facts.ratio:.1f} times smaller")
         self._badge_words.setText(kind)
         self._badge.setToolTip("The weight files will not be larger than this." if facts.is_at_most else
                                "Counted from the plan: the weight files will have just this size.")

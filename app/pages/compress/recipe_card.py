@@ -68,7 +68,7 @@ class RecipeCard(Card):
         self.tune.toggled.connect(self._told)
         self.advanced = Advanced(ctx)
         self.advanced.changed.connect(self._told)
-        self.is_named_by_hand = False
+        self.is_named_by_hand = self._is_by_size = False
         self._default_folder = ""
         self.add(self.method, self._sentence, form_line(ctx, "Embedding, head", self.embeddings),
                  form_line(ctx, "Calibration", self.calibration), form_line(ctx, "Device", self.device),
@@ -116,6 +116,12 @@ class RecipeCard(Card):
         """The delta's folder."""
         return self.folder_path() / self.name.text().strip()
 
+    def set_by_size(self, on: bool) -> None:
+        """A size is asked for: the method is only that of matrices which stay signs."""
+        if on != self._is_by_size:
+            self._is_by_size = on
+            self._restate()
+
     def set_name(self, name: str) -> None:
         """Give a name that follows from the fine-tune's, until one is typed."""
         self.is_named_by_hand = False
@@ -137,7 +143,9 @@ class RecipeCard(Card):
 
     def _restate(self) -> None:
         recipe = self.recipe()
-        self._sentence.setText(METHODS[recipe.method][3])
+        sentence = METHODS[recipe.method][3]
+        self._sentence.setText(f"For matrices that a size leaves as signs: {sentence[0].lower()}{sentence[1:]}"
+                               if self._is_by_size else sentence)
         self.embeddings.setItemText(0, "Signs, 1 bit, one scale" if recipe.method == "bitdelta" else _EMBEDDINGS[0][1])
         self.tune.setText(f"Tune all scales end to end, {recipe.tune_samples:,} samples")
         self.tune.setAccessibleName(self.tune.text())

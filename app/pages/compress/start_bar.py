@@ -11,7 +11,7 @@ from app.context import Context
 from app.jobs.queue import State
 from app.pages.compress.fields import Zoomed
 from app.pages.compress.recipe import jobs_words
-from app.widgets.basics import ElidedLabel, IconLabel, boxed, button, column, key_cap, row
+from app.widgets.basics import ElidedLabel, IconLabel, boxed, button, column, key_cap, label, row, set_look
 from app.words import about
 
 
@@ -25,12 +25,21 @@ def when_words(ctx: Context) -> str:
     return f"Starts after {jobs_words(ahead)}" + (f", in about {about(seconds)}" if seconds is not None else "")
 
 
+def where_words(ctx: Context) -> str:
+    """Where a job that is added now would run, if that is not plain: the cluster was chosen."""
+    if ctx.settings.options.runs_on != "ray":
+        return ""
+    if where := ctx.settings.where:
+        return f"Runs on the Ray cluster {where}."
+    return "Runs on this computer: the Ray cluster that is chosen in Settings has no address."
+
+
 class StartBar(QWidget):
     """Calls `start`; `remedy` does what the offered remedy says."""
 
     def __init__(self, ctx: Context, start: Callable[[], object], parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._ctx = ctx
+        self._ctx, self._reason = ctx, ""
         self.button = button("Compress", "primary", clicked=start)
         self._icon = IconLabel(ctx.icons, "clock", size=16)
         self.words = ElidedLabel("")
@@ -44,10 +53,13 @@ class StartBar(QWidget):
         line = row(self._icon, self.words, self.remedy, *self._caps, gap=6)
         line.setStretch(1, 1)
         below = boxed(line)
-        self.setLayout(column(self.button, below, gap=6))
+        self.where = label("", size="small", wrap=True)
+        self.where.setAccessibleName("Where the job will run")
+        self.setLayout(column(self.where, self.button, below, gap=6))
+        ctx.settings.changed.connect(self._setting_changed)
+        self._setting_changed("runs_on")
         Zoomed(ctx, self.button, self.button.setMinimumHeight, 38)
         Zoomed(ctx, below, below.setMinimumHeight, 28)
-        self._reason = ""
         ctx.jobs.queue_changed.connect(self._jobs_changed)
         ctx.jobs.pumped.connect(self._jobs_changed)
 
@@ -71,6 +83,13 @@ class StartBar(QWidget):
 
     def _write(self) -> None:
         self.words.setText(self._reason or when_words(self._ctx))
+
+    def _setting_changed(self, name: str) -> None:
+        if name in ("runs_on", "cluster"):
+            self.where.setText(where_words(self._ctx))
+            self.where.setVisible(bool(self.where.text()))
+            set_look(self.where, tone="faded" if self._ctx.settings.where else "warning")
+            self._jobs_changed()
 
     def _use_remedy(self) -> None:
         if self._remedy_call is not None:

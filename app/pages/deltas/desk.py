@@ -187,7 +187,10 @@ class Desk(QObject):
             self.select.emit(made[-1])
         if refused:
             title = "Not imported" if not made else f"{len(made)} imported, {len(refused)} not"
-            self._say("warning", title, refused[0] + (f" And {len(refused) - 1} more." if len(refused) > 1 else ""))
+            every = Failure(f"{count(len(refused), 'folder')} could not be imported.", refused[0], "", "\n\n".join(refused))
+            details = [button(f"Show all {len(refused)}...", dense=True, clicked=partial(self._ctx.show_error, every))]
+            self._say("warning", title, refused[0] + (f" And {len(refused) - 1} more." if len(refused) > 1 else ""),
+                      *(details if len(refused) > 1 else ()))
         elif made:
             names = made[0].name if len(made) == 1 else count(len(made), "delta")
             self._ctx.notify(f"{names} imported into {made[0].parent}", "success")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QComboBox, QMenu, QStackedWidget, QVBoxLayout, QWidget
@@ -13,6 +15,7 @@ from app.library.reading import read_card
 from app.models.layers import LayerRow
 from app.models.library import kl_text, recovery_text, short_date, short_size, short_time
 from app.pages.deltas.bars import Bar, MiniBars
+from app.pages.deltas.bits_scale import BitsScale
 from app.pages.deltas.card_view import CardView
 from app.pages.deltas.layer_list import LayerList
 from app.pages.deltas.trouble import TroubleBox
@@ -155,9 +158,12 @@ class DetailPane(Card):
         self.map_mode.currentIndexChanged.connect(self._mode_changed)
         self.legend = AxisLegend(ctx.theme, room=WIDTH - 44)
         self.legend.hide()
+        self.bits_scale = BitsScale(ctx.theme)
+        self.bits_scale.hide()
         self._axis_counts = boxed(row(Swatch(ctx.icons, "row"), self._rows_count, 4,
                                   Swatch(ctx.icons, "column"), self._columns_count, 4, self._others, None, gap=6))
-        self._map_head = column(row(self.map_mode, None), self._axis_counts, row(self.legend, None), gap=6)
+        self._map_head = column(row(self.map_mode, None), self._axis_counts, row(self.legend, None),
+                                row(self.bits_scale, None), gap=6)
         self._skeleton = Skeleton(ctx.theme, 6)
         self._layers_problem = label(size="small", tone="danger", wrap=True)
         self.sizes = MiniBars(ctx.theme, "Size")
@@ -344,8 +350,10 @@ class DetailPane(Card):
     def _mode_changed(self, at: int) -> None:
         self.map.set_mode(str(self.map_mode.itemData(at)))
         by_codec = self.map.mode == "codec"
-        self.legend.set_counts(self.map.codings(), by_codec=True)
+        self.legend.set_counts(self.map.codings(), by_codec=True, bits=_mean_bits(self.map.rows()))
         self.legend.setVisible(by_codec)
+        self.bits_scale.set_codings(tuple(self.map.codings()))
+        self.bits_scale.setVisible(by_codec)
         self._axis_counts.setVisible(not by_codec)
 
     def _map_chosen(self, row_there: LayerRow) -> None:
@@ -366,3 +374,12 @@ class DetailPane(Card):
     def focus_first(self) -> None:
         """Move the keyboard into the pane."""
         next(b for b in (self.chat, self.export, self.more) if b.isEnabled()).setFocus(Qt.FocusReason.OtherFocusReason)
+
+
+def _mean_bits(rows: Sequence[LayerRow]) -> dict[str, float]:
+    """Stored bits per weight by the way to store, mean over the matrices in blocks."""
+    found: dict[str, list[float]] = {}
+    for one in rows:
+        if one.block is not None and len(one.shape) != 1 and one.bits is not None:
+            found.setdefault(one.coding, []).append(one.bits)
+    return {key: sum(bits) / len(bits) for key, bits in found.items()}

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 
 from app.codings import coding_letter, coding_role, quiet
 from app.icons import Icons
-from app.models.layers import COLUMNS, ROW_ROLE, SORT_ROLE, LayerModel, LayerRow
+from app.models.layers import AXIS_WORDS, COLUMNS, ROW_ROLE, SORT_ROLE, LayerModel, LayerRow
 from app.models.library import short_size
 from app.pages.deltas.table import name_corner
 from app.widgets.painting import LETTERS, axis_colour
@@ -81,8 +81,8 @@ class _CellPainter(QStyledItemDelegate):
         elif name == "Size":
             text = short_size(row.bytes) if row.bytes else ""
         elif name == "Axis":
-            text, side = quiet(text), Qt.AlignmentFlag.AlignLeft
-            place = self._swatch(painter, place, row.winner)
+            text, side = how_words(row), Qt.AlignmentFlag.AlignLeft
+            place = self._swatch(painter, place, "planes" if row.coding == "planes" else row.winner)
         shown = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, place.width())
         painter.drawText(place, side | Qt.AlignmentFlag.AlignVCenter, shown)
         painter.restore()
@@ -109,6 +109,13 @@ class _CellPainter(QStyledItemDelegate):
 def short_title(row: LayerRow) -> str:
     """`16 down`."""
     return row.kind if row.block is None else f"{row.block} {row.kind}"
+
+
+def how_words(row: LayerRow) -> str:
+    """`row`, `3 planes`, `left out`: as the codec map names it where the axis is not all there is to say."""
+    if row.coding == "planes":
+        return f"{row.planes} planes" if row.planes > 1 else "planes"
+    return quiet(AXIS_WORDS.get(row.winner, row.winner))
 
 
 class LayerList(QTableView):

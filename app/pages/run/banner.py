@@ -17,7 +17,7 @@ from app.tasks import Failure
 from app.widgets.basics import Tone, button, clear_layout
 from app.widgets.charts.plot_ticks import loss_text
 from app.widgets.states import DoneCard, ErrorCard, WarningStrip
-from app.words import about, duration, size
+from app.words import about, count, duration, size
 
 _TITLES = {"NoSpace": "The disk is full", "OutputExists": "The output is there already"}
 
@@ -52,7 +52,7 @@ def done_text(item: QueueItem, entry: DeltaEntry | None) -> str:
 def waiting_text(ahead: float | None, held: bool) -> tuple[str, str]:
     """Title and explanation of a waiting job."""
     if held:
-        return "Waiting", "The queue is held: it was left over from the last time, or paused."
+        return "Waiting", "It is from last time, and such jobs do not start by themselves."
     if ahead is None:
         return "Waiting", "It starts after the jobs before it."
     return "Waiting", f"It starts in about {about(ahead)}, after the jobs before it." if ahead > 0 else "It starts next."
@@ -136,7 +136,8 @@ class Banner(QWidget):
         return DoneCard(self._icons, title, done_text(item, place.entry), buttons, duration(item.seconds))
 
     def _made(self, item: QueueItem, place: Place, ahead: float | None, held: bool) -> QWidget | None:
-        at = f" at block {item.blocks_done} of {item.blocks}" if item.blocks else ""
+        at = f" at block {item.blocks_done} of {item.blocks}" if item.blocks else \
+            f" after {count(item.blocks_done, 'finished block')}" if item.blocks_done else ""
         kept = "Finished layers are kept."
         if item.state == State.DONE:
             return self._done(item, place)
@@ -152,7 +153,7 @@ class Banner(QWidget):
             return self._strip("faded", f"Cancelled{at}", f"{kept} Retry goes on from there.",
                                self._button("Retry", "retry", item, "reload"))
         if item.state == State.WAITING:
-            buttons = [self._button("Start now", "start", item, "play")] if held else []
+            buttons = [self._button("Start the queue", "start", item, "play")] if held else []
             return self._strip("faded", *waiting_text(ahead, held), *buttons)
         if item.state == State.PAUSING:
             return self._strip("faded", "Pausing", f"It stops after the step that is under way. {kept}")

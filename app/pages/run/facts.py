@@ -19,7 +19,7 @@ _RECIPES = {"chosen": "chosen signs", "paper": "paper fit", "exact": "exact fit"
 _AXES = {"auto": "Per-axis", "row": "Row only", "column": "Column only", "both": "Row x column", "scalar": "BitDelta"}
 _STOPPED = {State.PAUSED: ("pause", "warning"), State.INTERRUPTED: ("warning", "warning"), State.FAILED: ("error", "danger"),
             State.CANCELLED: ("close", "text-faded"), State.PAUSING: ("pause", "text-faded"),
-            State.CANCELLING: ("close", "text-faded")}
+            State.CANCELLING: ("close", "text-faded"), State.WAITING: ("clock", "text-faded")}
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def _done(name: str, stage: Stage, state: RunState | None) -> str:
 
 
 def _now(name: str, stage: Stage, state: RunState) -> str:
+    if stage.name == "prepare" and stage.total == 1:
+        return f"predicting, {whole_percent(stage.done)}"
     if name == "plan":
         return f"{stage.done:,.0f} of {count(stage.total, 'tensor')}" if stage.total else "reading both checkpoints"
     if name == "fit":
@@ -139,19 +141,25 @@ def left_text(state: RunState) -> str:
     return about(state.seconds_left) if state.seconds_left is not None else "–"
 
 
-def layer_facts(row: LayerRow | None) -> str:
-    """The line under a layer's curves: held-out losses of all that was tried, recovery, bytes."""
+def layer_facts(row: LayerRow | None, *, brief: int = 0) -> str:
+    """The line under a layer's curves: held-out losses of all that was tried, recovery, bytes.
+
+    `brief` 1 leaves the bits per weight out, 2 also the losses of what was not chosen, 3 all losses.
+    """
     if row is None or row.state != "done":
         return "Losses of every axis follow when it is done" if row is not None else ""
-    losses = {a: row.loss_of(a) for a in ("row", "column", "both", "scalar")}
+    if row.coding in ("same", "left-out"):             # nothing is stored, and the line above says why
+        return ""
+    shown = ("row", "column", "both", "scalar") if brief < 2 else (row.winner,) if brief == 2 else ()
+    losses = {a: row.loss_of(a) for a in shown}
     parts = [f"{AXIS_WORDS[a].lower()} {loss:.3f}" for a, loss in losses.items() if loss is not None]
     by_axis = not method_word(row.method) and row.winner in AXIS_WORDS
     # The line above begins with the method's name: not twice.
-    facts = [f"Held-out: {', '.join(parts)}"] if parts else [AXIS_WORDS[row.winner]] if by_axis else []
+    facts = [f"Held-out: {', '.join(parts)}"] if parts else [AXIS_WORDS[row.winner]] if by_axis and brief < 3 else []
     if row.recovery is not None:
         facts.append(f"recovery {row.recovery:.3f}")
     if row.bytes:
-        facts.append(size(row.bytes) + (f", {bits_text(row.bits)} bits per weight" if row.bits else ""))
+        facts.append(size(row.bytes) + (f", {bits_text(row.bits)} bits per weight" if row.bits and not brief else ""))
     return " · ".join(facts)
 
 

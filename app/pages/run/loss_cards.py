@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QCheckBox, QHBoxLayout
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QWidget
 
 from app.icons import Icons
 from app.jobs.queue import State
@@ -30,7 +30,8 @@ def _sentence_label() -> ElidedLabel:
 def head_fits(card: Card, keys: QHBoxLayout) -> bool:
     """Whether title, caption and keys have room beside each other."""
     keys.invalidate()
-    return card.title.sizeHint().width() + card.caption.sizeHint().width() + keys.sizeHint().width() <= card.width() - 56
+    caption = 0 if card.caption.isHidden() else card.caption.sizeHint().width()
+    return card.title.sizeHint().width() + caption + keys.sizeHint().width() <= card.width() - 56
 
 
 class LayerLossCard(Card):
@@ -52,13 +53,22 @@ class LayerLossCard(Card):
         self.follow.toggled.connect(self.followed)
         small = [label(text, size="small", tone="faded") for text in (*LONG, "training", "held-out")]
         self._axes, self._lines = small[:2], (LineKey(theme), small[2], LineKey(theme, "dash"), small[3])
-        self._keys = row(Swatch(icons, "row"), small[0], 4, Swatch(icons, "column"), small[1], 4, *self._lines[:2], 4,
+        marks = Swatch(icons, "row"), Swatch(icons, "column")
+        self._colours: tuple[QWidget, ...] = *marks, *self._axes
+        self._keys = row(marks[0], small[0], 4, marks[1], small[1], 4, *self._lines[:2], 4,
                          *self._lines[2:], gap=6)
         self.head.addLayout(self._keys)
-        foot = row(IconLabel(icons, "flag", size=16), column(self.sentence, self.facts, gap=1), self.follow, gap=8)
+        said = row(self.sentence, self.follow, gap=8)
+        said.setStretch(0, 1)
+        words = column(said, self.facts, gap=1)
+        flag = IconLabel(icons, "flag", size=16)
+        foot = row(flag, words, gap=8)
+        foot.setAlignment(flag, Qt.AlignmentFlag.AlignTop)      # beside the sentence, facts or none
         foot.setStretch(1, 1)
         self.add(self.plot, foot)
         self.body.setStretch(1, 1)
+        self._layer: LayerRow | None = None
+        self._has_curves = True
         self._theme = theme
         theme.changed.connect(self._restyle)
         self._restyle()
@@ -72,14 +82,26 @@ class LayerLossCard(Card):
             for made, text in zip(self._axes, words, strict=True):
                 made.setText(text)
             for line in self._lines:
-                line.setVisible(lines)
+                line.setVisible(lines and self._has_curves)
             if head_fits(self, self._keys):
                 break
+        for mark in self._colours:
+            mark.setVisible(self._has_curves)
+
+    def _fit_facts(self) -> None:
+        # A figure is there whole or not at all; the tooltip has them all.
+        told = [layer_facts(self._layer, brief=brief) for brief in range(4)]
+        room, metrics = self.width() - 60, self.facts.fontMetrics()
+        shown = next((text for text in told if metrics.horizontalAdvance(text) <= room), told[-1])
+        self.facts.setText(shown)
+        if shown != told[0]:
+            self.facts.setToolTip(told[0])
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """A narrow card has shorter keys."""
         super().resizeEvent(event)
         self._fit_keys()
+        self._fit_facts()
 
     def show_layer(self, state: RunState | None, layer: LayerRow | None) -> None:
         """Show a layer of a run, or nothing."""
@@ -87,15 +109,19 @@ class LayerLossCard(Card):
             self.caption.setText("")
             self.plot.show_curves([], None)
             self.sentence.setText("The curves begin with the first layer")
-            self.facts.setText("")
+            self._layer, self._has_curves = None, True
+            self._fit_keys()
+            self._fit_facts()
             return
         place = f"block {layer.block}, {layer.kind}" if layer.block is not None else layer.title
         self.caption.setText(place)
+        curves = state.curves_of(layer.tensor)
+        self._layer, self._has_curves = layer, layer.state != "done" or any(len(view.iterations) for view in curves)
         self._fit_keys()
         live = layer.state == "now" and state.state in MOVING
-        self.plot.show_curves(state.curves_of(layer.tensor), layer, live=live)
+        self.plot.show_curves(curves, layer, live=live)
         self.sentence.setText(self.plot.sentence)
-        self.facts.setText(layer_facts(layer))
+        self._fit_facts()
 
 
 class TuneCard(Card):
@@ -105,7 +131,10 @@ class TuneCard(Card):
         super().__init__("End-to-end tuning", " ", gap=4)
         theme = icons.theme
         self.plot = TunePlot(theme)
-        self._begun = self._has_ghost = False
+        self._begun = self._draws_ghost = self._is_live = False
+        self._curve: TuneCurve | None = None
+        self._last: TuneCurve | None = None
+        """The last finished run, which is drawn where its key has room."""
         self._icon = IconLabel(icons, "clock", size=16)
         self.sentence = _sentence_label()
         self._training_key, self._training = LineKey(theme, "solid", "accent"), label("training", size="small", tone="faded")
@@ -128,20 +157,35 @@ class TuneCard(Card):
         self.setMinimumHeight(self._theme.px(226))
 
     def _fit_keys(self) -> None:
-        # Beside the other two there is no room for it in a narrow card; the plot's tooltip says it, too.
+        # A curve without a key explains nothing: where that of the last run has no room, it is not drawn. What the card shows
+        # goes before it where there are no other curves: it is said again once there are.
         lines = (self._training_key, self._training, self._held_key, self._held)
         ghost = (self._ghost_key, self._ghost)
-        for has_lines, has_ghost in ((self._begun, self._has_ghost), (self._begun, False), (False, False)):
+        name = f"last run, {self._last.name}" if self._last is not None else ""
+        tried = [(self._begun, bool(name), words, True) for words in (*(() if self._begun else (name,)), "last run")]
+        tried += [(self._begun, bool(name), "last run", False)] * (not self._begun) + [(self._begun, False, "", True)]
+        for has_lines, has_ghost, words, has_caption in (*tried, (False, False, "", True)):
+            self._ghost.setText(words)
+            self.caption.setVisible(has_caption)
             for group, shown in ((lines, has_lines), (ghost, has_ghost)):
                 for made in group:
                     made.setVisible(shown)
             if head_fits(self, self._keys):
                 break
+        self._draws_ghost = has_ghost
+
+    def _draw(self) -> None:
+        last = self._last if self._draws_ghost else None
+        self.plot.show_tuning(self._curve, last, live=self._is_live)
+        self.plot.setToolTip(f"Grey and dotted: the last finished run, {last.name}" if last is not None else "")
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """A narrow card has fewer keys."""
         super().resizeEvent(event)
+        before = self._draws_ghost
         self._fit_keys()
+        if before != self._draws_ghost:
+            self._draw()
 
     def show_run(self, state: RunState | None, ghost: TuneCurve | None, starts: str) -> None:
         """Show a run's tuning, or `starts`: when it will begin."""
@@ -153,11 +197,9 @@ class TuneCard(Card):
         name = OBJECTIVES.get(objective, "loss")
         self.caption.setText(name if begun else f"{name} to the fine-tune")
         self.caption.setToolTip(f"{name} to the fine-tune, on training and on held-out text")
-        live = state is not None and state.stage == "tune" and state.state in MOVING
-        self.plot.show_tuning(curve, ghost, live=live)
-        self._begun, self._has_ghost = begun, ghost is not None
-        self._ghost.setText(f"last run, {ghost.name}" if ghost is not None and not begun else "last run")
-        self.plot.setToolTip(f"Grey and dotted: the last finished run, {ghost.name}" if ghost is not None else "")
+        self._is_live = state is not None and state.stage == "tune" and state.state in MOVING
+        self._begun, self._curve, self._last = begun, curve, ghost
         self._fit_keys()
+        self._draw()
         self._icon.set_icon("flag" if begun else "clock")
         self.sentence.setText(self.plot.sentence if begun else starts)

@@ -9,7 +9,7 @@ from PySide6.QtCore import QRectF, QSize
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
-from app.codings import coding_word
+from app.codings import coding_word, strength
 from app.theme import Theme
 from app.widgets.charts.axis_facts import summary
 from app.widgets.charts.axis_paint import MOST, coding_items, legend_items, legend_width, paint_legend
@@ -26,12 +26,18 @@ class AxisLegend(QWidget):
         self._items: list[tuple[str, str]] = []
         self._all: list[tuple[str, str]] = []
         self._given: float | None = None
+        self._shades: dict[str, int] = {}
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         theme.changed.connect(self._restyle)
         self.set_counts({})
 
-    def set_counts(self, counts: Mapping[str, int], *, by_codec: bool = False) -> None:
-        """Show how many layers chose which axis, or (`by_codec`) are stored how."""
+    def set_counts(self, counts: Mapping[str, int], *, by_codec: bool = False, bits: Mapping[str, float] | None = None) -> None:
+        """Show how many layers chose which axis, or (`by_codec`) are stored how; `bits` per weight give swatches their cells'
+        shade."""
+        shades = {key: round(100 * strength(found)) for key, found in (bits or {}).items()}
+        if shades != self._shades:
+            self._shades = shades
+            self.update()
         self._all = self._codings(Counter(counts)) if by_codec else legend_items(Counter(counts))
         self._choose()
         text = summary(counts, coding_word if by_codec else None)
@@ -81,5 +87,5 @@ class AxisLegend(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw it."""
         painter = QPainter(self)
-        paint_legend(painter, self._theme, self._inks, self._items, QRectF(self.rect()))
+        paint_legend(painter, self._theme, self._inks, self._items, QRectF(self.rect()), self._shades)
         painter.end()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QPointF, QRectF, Qt
@@ -223,8 +223,14 @@ def paint_bar(painter: QPainter, picture: Picture, at: QPointF, room: float) -> 
     _paint_numbers(painter, picture, x, top + high, step, len(shares))
 
 
+def only_coding(codings: Iterable[str]) -> str:
+    """The way to store that all cells have which hold anything; empty for several, and before the first."""
+    found = set(codings) - {"todo", "same", "left-out"}
+    return found.pop() if len(found) == 1 else ""
+
+
 def _paint_bits(painter: QPainter, picture: Picture, at: QPointF, room: float) -> None:
-    """Bits per weight as strengths of one colour: what the map's colours have in common."""
+    """Bits per weight as strengths of one colour: that of the map's cells, or grey where they have several."""
     theme, caption, high = picture.theme, picture.mode.caption, picture.theme.px(_BAR)
     metrics, tick = QFontMetricsF(theme.font("small")), QFontMetricsF(theme.font("tick"))
     wide, step, x = metrics.horizontalAdvance(caption) + theme.px(12), 2.0 * theme.px(_STEP), at.x()
@@ -233,10 +239,10 @@ def _paint_bits(painter: QPainter, picture: Picture, at: QPointF, room: float) -
     if wide + len(_BITS) * step <= room:
         painter.drawText(QRectF(x, at.y() - 4, wide, high + 8), _LEFT, caption)
         x += wide
-    step = min(step, room / len(_BITS))
+    step, key = min(step, room / len(_BITS)), only_coding(picture.grid.codings())
     for i, bits in enumerate(_BITS):
         rect = QRectF(x + round(i * step), at.y(), round((i + 1) * step) - round(i * step) - 1, high)
-        painter.fillRect(rect, picture.inks.coding("sign", round(100 * strength(bits)))[0])
+        painter.fillRect(rect, picture.inks.coding(key, round(100 * strength(bits)))[0])
         painter.setFont(theme.font("tick"))
         painter.setPen(theme.color("text-faded"))
         said = f"{bits:g}" + ("+" if bits == _BITS[-1] else "")
@@ -292,8 +298,10 @@ def legend_width(theme: Theme, items: Sequence[tuple[str, str]]) -> float:
     return sum(theme.px(14 + 7) + metrics.horizontalAdvance(text) for _, text in items) + theme.px(14) * max(0, len(items) - 1)
 
 
-def paint_legend(painter: QPainter, theme: Theme, inks: Inks, items: Sequence[tuple[str, str]], at: QRectF) -> None:
-    """Swatches with letters, and words with counts, in a line from the left of a rectangle."""
+def paint_legend(painter: QPainter, theme: Theme, inks: Inks, items: Sequence[tuple[str, str]], at: QRectF,
+                 shades: Mapping[str, int] | None = None) -> None:
+    """Swatches with letters, and words with counts, in a line from the left of a rectangle; `shades` (0 to 100) by way to store
+    are those of the cells."""
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
     metrics = QFontMetricsF(theme.font("text", 500))
     x, side = at.x(), theme.px(14)
@@ -304,7 +312,8 @@ def paint_legend(painter: QPainter, theme: Theme, inks: Inks, items: Sequence[tu
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(rect.adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
         else:
-            paint_swatch(painter, theme, rect, "" if axis == "other" else letter_of(axis), *inks.swatch(axis))
+            paint_swatch(painter, theme, rect, "" if axis == "other" else letter_of(axis),
+                         *(inks.coding(axis, shades[axis]) if shades and axis in shades else inks.swatch(axis)))
         painter.setFont(theme.font("text", 500))
         painter.setPen(theme.color("text"))
         wide = metrics.horizontalAdvance(text)

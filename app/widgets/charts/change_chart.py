@@ -16,6 +16,8 @@ from app.widgets.charts.scales import linear_ticks
 from app.words import count, size
 
 TITLE = "Change per layer kind"
+OPEN = "not chosen yet"
+"""What stands for how a matrix is stored until a job has chosen it."""
 _GOLDEN = 0.618034
 """Steps of this share spread dots evenly without a pattern, the same each time."""
 _REACH = 9
@@ -39,14 +41,19 @@ class ChangeChart(PaintedChart):
     def __init__(self, theme: Theme) -> None:
         super().__init__(theme, TITLE)
         self._kinds: tuple[KindFacts, ...] = ()
+        self._is_open = False
         self._dot: tuple[int, Dot] | None = None
         self._dots: list[tuple[QPointF, int, Dot]] = []
         self.tell()
 
-    def set_kinds(self, kinds: Sequence[KindFacts]) -> None:
-        """Show other kinds."""
-        self._kinds, self._dot = tuple(kinds), None
+    def set_kinds(self, kinds: Sequence[KindFacts], *, is_open: bool = False) -> None:
+        """Show other kinds. `is_open`: what would be signs is stored as a job will find best for the size that is asked for."""
+        self._kinds, self._dot, self._is_open = tuple(kinds), None, is_open
         self.tell()
+
+    def _stored(self, kind: KindFacts) -> tuple[str, str]:
+        """How a kind is stored and in how many bytes, as words."""
+        return (OPEN, "\N{EN DASH}") if self._is_open and "sign" in kind.stored else (kind.stored, size(kind.bytes))
 
     @property
     def kinds(self) -> tuple[KindFacts, ...]:
@@ -84,7 +91,7 @@ class ChangeChart(PaintedChart):
 
     def table(self) -> tuple[tuple[str, ...], Rows]:
         """Kind, median, unchanged share, how it is stored, bytes in the delta."""
-        rows: Rows = [(k.kind, self.shown(k.median), unchanged_words(k.unchanged), k.stored, size(k.bytes)) for k in self._kinds]
+        rows: Rows = [(k.kind, self.shown(k.median), unchanged_words(k.unchanged), *self._stored(k)) for k in self._kinds]
         return ("kind", "median change", "unchanged", "stored as", "delta"), rows
 
     def facts(self, index: int) -> Facts | None:
@@ -99,8 +106,8 @@ class ChangeChart(PaintedChart):
         changes = [d.change for d in kind.dots]
         span = f"{self.shown(min(changes))} to {self.shown(max(changes))}" if len(changes) > 1 else self.shown(kind.median)
         return Facts(f"{kind.kind}, {count(len(changes), 'tensor')}", (
-            ("Change", span), ("Unchanged entries", unchanged_words(kind.unchanged)), ("Stored as", kind.stored),
-            ("In the delta", size(kind.bytes)), ("In full", size(kind.full_bytes))))
+            ("Change", span), ("Unchanged entries", unchanged_words(kind.unchanged)), ("Stored as", self._stored(kind)[0]),
+            ("In the delta", self._stored(kind)[1]), ("In full", size(kind.full_bytes))))
 
     # -------------------------------------------------------------------------------------------------- drawing
     def _columns(self, width: float) -> _Columns:
@@ -127,39 +134,51 @@ class ChangeChart(PaintedChart):
         head, foot = t.px(24.0), t.px(40.0)
         at = self._columns(rect.width())
         self._dots = []
-        self._paint_head(painter, at, head)
+        has_legend = self._paint_head(painter, at, head)
         if not self._kinds:
             return
         plot = QRectF(at.plot[0], head + 4, at.plot[1] - at.plot[0], rect.height() - head - foot - 4)
         top = self.top()
         self._paint_axis(painter, plot, top)
+        if not has_legend:                             # long ways to store leave none: below the table, beside the axis's name
+            wide, bottom = self._legend_width(), plot.top() + min(plot.height(), t.px(68.0) * len(self._kinds))
+            self._paint_legend(painter, QRectF(rect.width() - wide, bottom + t.px(19), wide, t.px(18)))
         row = min(plot.height() / len(self._kinds), t.px(68.0))
         for i, kind in enumerate(self._kinds):
             self._paint_row(painter, QRectF(0, plot.top() + i * row, rect.width(), row), i, kind, at, plot, top)
 
-    def _paint_head(self, painter: QPainter, at: _Columns, height: float) -> None:
+    def _paint_head(self, painter: QPainter, at: _Columns, height: float) -> bool:
+        """Whether the legend has room in it."""
         t, faded = self.theme, self.theme.color("text-faded")
         title, small = t.font("text", 600), t.font("small")
         width = QFontMetricsF(title).horizontalAdvance(TITLE)
         self.text(painter, QRectF(0, 0, width + 1, height), TITLE, title, t.color("text"))
-        x, middle = width + t.px(18), height / 2
-        painter.setPen(Qt.PenStyle.NoPen)
-        legend = QFontMetricsF(small)
+        x = width + t.px(18)
         room = at.median - QFontMetricsF(small).horizontalAdvance("median") - t.px(8)
-        if x + legend.horizontalAdvance("one block median") + t.px(48) < room:
-            painter.setBrush(t.mixed("text", 0.5))
-            painter.drawEllipse(QPointF(x, middle), 2.5, 2.5)
-            x += t.px(10)
-            self.text(painter, QRectF(x, 0, 200, height), "one block", small, faded)
-            x += legend.horizontalAdvance("one block") + t.px(14)
-            painter.fillRect(QRectF(x, middle - 5, 6, 10), t.mixed("accent", 0.25))
-            painter.fillRect(QRectF(x + 6, middle - 6, 2.5, 12), t.color("accent"))
-            self.text(painter, QRectF(x + t.px(14), 0, 200, height), "median", small, faded)
+        if has_room := x + self._legend_width() < room:
+            self._paint_legend(painter, QRectF(x, 0, self._legend_width(), height))
         if self._kinds:
             self.text(painter, QRectF(at.median - 80, 0, 80, height), "median", small, faded, RIGHT)
             self.text(painter, QRectF(at.unchanged - 80, 0, 80, height), "unchanged", small, faded, RIGHT)
             self.text(painter, QRectF(at.stored[0], 0, at.stored[1] - at.stored[0], height), "stored as", small, faded)
             self.text(painter, QRectF(at.bytes - 80, 0, 80, height), "delta", small, faded, RIGHT)
+        return has_room
+
+    def _legend_width(self) -> float:
+        return QFontMetricsF(self.theme.font("small")).horizontalAdvance("one block median") + self.theme.px(48)
+
+    def _paint_legend(self, painter: QPainter, rect: QRectF) -> None:
+        t, small, faded = self.theme, self.theme.font("small"), self.theme.color("text-faded")
+        x, middle = rect.left() + 3, rect.center().y()
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(t.mixed("text", 0.5))
+        painter.drawEllipse(QPointF(x, middle), 2.5, 2.5)
+        x += t.px(10)
+        self.text(painter, QRectF(x, rect.top(), 200, rect.height()), "one block", small, faded)
+        x += QFontMetricsF(small).horizontalAdvance("one block") + t.px(14)
+        painter.fillRect(QRectF(x, middle - 5, 6, 10), t.mixed("accent", 0.25))
+        painter.fillRect(QRectF(x + 6, middle - 6, 2.5, 12), t.color("accent"))
+        self.text(painter, QRectF(x + t.px(14), rect.top(), 200, rect.height()), "median", small, faded)
 
     def _paint_axis(self, painter: QPainter, plot: QRectF, top: float) -> None:
         t = self.theme
@@ -214,13 +233,14 @@ class ChangeChart(PaintedChart):
             painter.setBrush(t.color("surface-raised"))
             for place in (p for p, _, dot in self._dots if dot is self._dot[1]):
                 painter.drawEllipse(place, 4, 4)
+        stored, nbytes = self._stored(kind)
         self.text(painter, QRectF(at.median - 100, rect.top(), 100, rect.height()), self.shown(kind.median), t.font("small", 600),
                   text, RIGHT)
         self.text(painter, QRectF(at.unchanged - 80, rect.top(), 80, rect.height()), unchanged_words(kind.unchanged), small, text,
                   RIGHT)
-        self.text(painter, QRectF(at.stored[0], rect.top(), at.stored[1] - at.stored[0], rect.height()), kind.stored, small, text,
+        self.text(painter, QRectF(at.stored[0], rect.top(), at.stored[1] - at.stored[0], rect.height()), stored, small, text,
                   LEFT)
-        self.text(painter, QRectF(at.bytes - 100, rect.top(), 100, rect.height()), size(kind.bytes), small, text, RIGHT)
+        self.text(painter, QRectF(at.bytes - 100, rect.top(), 100, rect.height()), nbytes, small, text, RIGHT)
 
     # ------------------------------------------------------------------------------------------------- pointing
     def dot_at(self, place: QPointF) -> tuple[int, Dot] | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PySide6.QtWidgets import QWidget
 
-from app.codings import coding_word, method_word
+from app.codings import LEFT_OUT, coding_word, method_word
 from app.jobs.curves import CurveView
 from app.jobs.rows import KEPT
 from app.jobs.runlog import OBJECTIVES
@@ -153,12 +153,13 @@ class LayerLossPlot(PlainPlot):
         if row is not None and at_once and not losses:
             name = method_word(row.method) or coding_word(row.coding)
             lost = f": {loss_text(row.held_out)} of the change is lost" if row.held_out is not None else ""
-            self.sentence = f"{name}{lost}"
+            self.sentence = row.note if row.note.startswith(LEFT_OUT) else f"{name}{lost}"
         if by_axis:
             self.message = ""
+        elif row is not None and at_once:
+            self.message = "Nothing is stored of it" if row.codec == "same" else "Chosen at once, without a curve"
         elif done:
-            self.message = "No curves" if self.sentence == KEPT else "Chosen at once, without a curve" if at_once else \
-                "Its curves were not kept"
+            self.message = "No curves" if self.sentence == KEPT else "Its curves were not kept"
         else:
             self.message = "No points yet"
         self.setAccessibleDescription(self.sentence)

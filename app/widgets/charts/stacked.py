@@ -1,8 +1,12 @@
-"""How many matrices of each layer kind took their scales by row or by column: stacked bars, as in figure 2 of the paper."""
+"""How many matrices of each layer kind took their scales by row or by column: stacked bars, as in figure 2 of the paper.
+
+Where most are stored in another way than by signs, as in a delta of a small size, the bars tell how instead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from PySide6.QtCore import QPointF, QRectF, QSize
@@ -10,6 +14,7 @@ from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
 from PySide6.QtWidgets import QWidget
 
 from app import words
+from app.codings import coding_letter, coding_role, coding_word, in_order, quiet
 from app.theme import Theme
 from app.widgets.charts.painted import CENTRE, LEFT, RIGHT, Facts, PaintedChart, Rows
 from app.widgets.charts.scales import Scale, digits, linear_ticks
@@ -26,6 +31,19 @@ class Counts(Protocol):
     def column(self) -> int: ...
     @property
     def other(self) -> int: ...
+    @property
+    def codings(self) -> tuple[tuple[str, int], ...]: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the bars: its name, the letter beside its counts, its colour, and how many matrices of all kinds."""
+
+    key: str
+    name: str
+    letter: str
+    colour: QColor
+    count: int
 
 
 class StackedAxes(PaintedChart):
@@ -46,12 +64,49 @@ class StackedAxes(PaintedChart):
         """Rows, columns and others of all kinds."""
         return sum(k.row for k in self._kinds), sum(k.column for k in self._kinds), sum(k.other for k in self._kinds)
 
+    @property
+    def by_codec(self) -> bool:
+        """Whether the bars tell how matrices are stored: most of them have no axis."""
+        stored = [pair for k in self._kinds for pair in k.codings]
+        return 2 * sum(n for key, n in stored if key != "sign") > sum(n for _, n in stored)
+
+    def parts(self) -> tuple[Part, ...]:
+        """What the bars are made of, from the left; all kinds together."""
+        t = self.theme
+        if self.by_codec:
+            totals: dict[str, int] = {}
+            for key, count in (pair for k in self._kinds for pair in k.codings):
+                totals[key] = totals.get(key, 0) + count
+            return tuple(Part(key, coding_word(key), _letter(key), self._colour(key), totals[key])
+                         for key in in_order(totals))
+        rows, columns, others = self.totals()
+        return (Part("row", "Row", "R", t.color("row"), rows), Part("column", "Column", "C", t.color("column"), columns),
+                *([Part("other", self.other_name, "", self.other_colour(), others)] if others else []))
+
+    def _colour(self, key: str) -> QColor:
+        role = coding_role(key)
+        if role != "text-faded":
+            return self.theme.color(role)
+        return self.theme.mixed(role, 0.2 if key in ("left-out", "same") else 0.42)
+
+    def colour_of(self, key: str) -> QColor:
+        """The colour of a part in the theme as it is now."""
+        return next((part.colour for part in self.parts() if part.key == key), self.other_colour())
+
+    def _counted(self, kind: Counts) -> dict[str, int]:
+        """Matrices of a kind by the keys of the parts."""
+        return dict(kind.codings) if self.by_codec else {"row": kind.row, "column": kind.column, "other": kind.other}
+
     def other_colour(self) -> QColor:
         """Of what has no axis."""
         return self.theme.mixed("text-faded", 0.42)
 
     def table(self) -> tuple[tuple[str, ...], Rows]:
         """Kind and counts."""
+        if self.by_codec:
+            parts = self.parts()
+            return ("Layer kind", *(p.name for p in parts)), [
+                (k.kind, *(str(self._counted(k).get(p.key, 0)) for p in parts)) for k in self._kinds]
         titles = ("Layer kind", "Row", "Column", self.other_name)
         return titles, [(k.kind, str(k.row), str(k.column), str(k.other)) for k in self._kinds]
 
@@ -60,7 +115,9 @@ class StackedAxes(PaintedChart):
         k = self._kinds[index]
         whole = k.row + k.column + k.other
         other = "Stored in another way" if self.other_name == "Other" else self.other_name
-        parts = (("Row (per output)", k.row), ("Column (per input)", k.column), (other, k.other))
+        parts = [("Row (per output)", k.row), ("Column (per input)", k.column), (other, k.other)]
+        if self.by_codec:
+            parts = [(p.name, self._counted(k).get(p.key, 0)) for p in self.parts()]
         return Facts(f"{k.kind}, {words.count(whole, 'matrix', 'matrices')}",
                      tuple((name, f"{count}, {words.percent(count / whole, 0)}") for name, count in parts if count))
 
@@ -111,9 +168,9 @@ class StackedAxes(PaintedChart):
         font = t.font("small", 600)
         metrics = QFontMetricsF(font)
         left, outside = 0, []
-        parts: list[tuple[str, int, QColor]] = [("R", kind.row, t.color("row")), ("C", kind.column, t.color("column")),
-                                                ("", kind.other, self.other_colour())]
-        for letter, count, colour in parts:
+        counted = self._counted(kind)
+        for part in self.parts():
+            letter, count, colour = part.letter, counted.get(part.key, 0), part.colour
             if not count:
                 continue
             body = QRectF(scale.at(left), place.top(), scale.at(left + count) - scale.at(left), place.height())
@@ -125,9 +182,15 @@ class StackedAxes(PaintedChart):
                 inside = body.adjusted(t.px(8), 0, -t.px(8), 0)
                 self.text(painter, inside, said, font, t.ink_on(colour), LEFT if letter == "R" else RIGHT)
             else:
-                outside.append(said if letter else f"{count} {self.other_name.lower()}")
+                outside.append(said if letter else f"{count} {quiet(part.name)}")
             left += count
         if outside:
             at = scale.at(left) + t.px(6)
             beside = QRectF(at, place.top(), max(t.px(20), place.right() - at), place.height())
             self.text(painter, beside, "  ".join(outside), font, t.color("text"), LEFT)
+
+
+def _letter(key: str) -> str:
+    """The letter beside counts; a dash would make them look negative."""
+    letter = coding_letter(key)
+    return letter if letter.isalpha() else ""

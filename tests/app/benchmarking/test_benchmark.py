@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,9 +13,11 @@ from xml.etree import ElementTree
 import pytest
 
 from app.benchmarking import run as running
+from app.benchmarking.command import benchmark
 from app.benchmarking.run import Outcome, Settings, run
 from app.benchmarking.table import as_csv, as_markdown, as_svg, kl_words
 from app.benchmarking.ways import SIZES, WAYS, Cell, cells, limit_bytes
+from app.console import Terminal
 from core.errors import BadOption, Cancelled, DeltadeckError, OutputExists
 
 SETTINGS = Settings("base", "ft", 4, 0, None, 0, "cpu", "default", "default", 100)
@@ -109,6 +112,41 @@ def test_other_settings_measure_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sum(c[0] == "compress" for c in fake.calls) == 1
 
 
+def test_cells_of_other_settings_stay_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _go(tmp_path, monkeypatch, Fake())
+    assert first["kept_not_shown"] == 0
+    other = Settings(**{**vars(SETTINGS), "samples": 5})
+    value = run(cells(("exact",), (16,)), other, tmp_path, lambda: None, lambda *a: None)
+    assert (len(value["rows"]), value["kept_not_shown"]) == (1, 3)
+    again = Fake()
+    back = _go(tmp_path, monkeypatch, again)
+    assert (back["rows"], back["kept_not_shown"]) == (first["rows"], 1)
+    assert [c[0] for c in again.calls] == ["plan"]
+
+
+def test_files_without_a_key_in_their_name_are_known_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _go(tmp_path, monkeypatch, Fake())["rows"]
+    for path in list((tmp_path / "cells").iterdir()):
+        path.rename(path.with_name(f"{path.name.partition('.')[0]}.json"))
+    again = Fake()
+    assert _go(tmp_path, monkeypatch, again)["rows"] == whole
+    assert [c[0] for c in again.calls] == ["plan"]
+    run(cells(("exact",), (16,)), Settings(**{**vars(SETTINGS), "samples": 5}), tmp_path, lambda: None, lambda *a: None)
+    assert _go(tmp_path, monkeypatch, again)["rows"] == whole
+    assert sum(c[0] == "compress" for c in again.calls) == 1
+
+
+def test_the_command_says_what_it_leaves_out_and_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    _go(tmp_path, monkeypatch, Fake())
+    benchmark(Terminal(), Settings(**{**vars(SETTINGS), "samples": 5}), "exact,mix", "8,32", tmp_path)
+    out, err = capsys.readouterr()
+    assert "left out: exact exists at 1/16 only." in err.replace("\n", " ")
+    assert "3 cells measured with other settings or files are kept, not shown." in out.replace("\n", " ")
+    with pytest.raises(BadOption, match="Nothing to run: exact, both exist at 1/16 only"):
+        benchmark(Terminal(), SETTINGS, "exact,both", "8", tmp_path)
+
+
 def test_a_cell_that_fails_is_told_and_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = _go(tmp_path, monkeypatch, Fake(broken="chosen"))
     assert [r["method"] for r in value["rows"]] == ["exact"]
@@ -171,3 +209,37 @@ def test_cells_have_names_for_files() -> None:
     (0.19, 0.0097, "0.19000 ± 0.00970"), (1e-12, 1e-14, "0.000000000 ± 0.000000000")])
 def test_a_kl_is_told_to_its_errors_first_digit(value: float, error: float, words: str) -> None:
     assert kl_words(value, error) == words
+
+
+@pytest.mark.parametrize("row", [None, "x", {}, {"kl_mean": 1.0}, {"method": "gold"}])
+def test_a_damaged_cell_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Any) -> None:
+    _go(tmp_path, monkeypatch, Fake())
+    (path,) = (tmp_path / "cells").glob("exact-16.*.json")
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "row": {**kept["row"], **row} if row == {"method": "gold"} else row}))
+    again = Fake()
+    assert len(_go(tmp_path, monkeypatch, again)["rows"]) == 3
+    assert sum(c[0] == "compress" for c in again.calls) == 1
+
+
+def test_what_can_not_be_read_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _go(tmp_path, monkeypatch, Fake())["rows"]
+    (path,) = (tmp_path / "cells").glob("exact-16.*.json")
+    for name in ("exact-016.json", "exact-\u0661\u0666.json", "mix-" + "9" * 300 + ".json"):
+        with suppress(OSError):                        # a name may be too long for the disk
+            (tmp_path / "cells" / name).write_bytes(path.read_bytes())
+    (tmp_path / "cells" / "coded-16.json").write_text("[" * 200_000)
+    assert _go(tmp_path, monkeypatch, Fake())["rows"] == first
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputExists, match="is a file"):
+        _go(tmp_path / "file", monkeypatch, Fake())
+
+
+def test_edited_text_is_other_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    monkeypatch.setattr(running, "call", fake := Fake())
+    asked = Settings(**{**vars(SETTINGS), "text": str(text)})
+    for words in ("one", "another"):
+        text.write_text(words)
+        run(cells(("exact",), (16,)), asked, tmp_path / "out", lambda: None, lambda *a: None)
+    assert sum(c[0] == "compress" for c in fake.calls) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pytestqt.qtbot import QtBot
 
 from app.jobs.manager import JobManager
 from app.jobs.queue import QueueItem, State
+from app.jobs.runfile import read_run
 from app.jobs.runstate import Expected, RunState
 from app.jobs.worker import NICE, Outcome, Runner
 from core.errors import BadOption, NotFinite, OutputExists
@@ -292,6 +294,45 @@ def test_after_a_crash_a_job_is_interrupted_and_goes_on(make_jobs: Make, tmp_pat
     player.go()
     done = wait_for(qtbot, later, item, State.DONE)
     assert done.seconds > 0 and kept.layers_done == 4 and kept.stages["fit"].state == "done"
+
+
+def test_a_kill_hides_no_layer_that_was_finished(make_jobs: Make, tmp_path: Path, store: Path, qtbot: QtBot,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.running.SAVE_SOON", 0.05)
+    jobs = make_jobs(Player(lambda folder: list(whole_job(folder))[:-9]))       # up to the last layer, not yet tuned
+    item = jobs.add("pirate", request(tmp_path), [Expected(f"layer.{i}", i // 2, "q", (8, 8)) for i in range(4)])
+
+    def saved() -> RunState | None:
+        return read_run(store / "runs" / f"{item.id}.msgpack")
+    qtbot.waitUntil(lambda: (found := saved()) is not None and found.layers_done == 4, timeout=10_000)
+    qtbot.waitUntil(lambda: b'"blocks_done": 2' in (store / "queue.json").read_bytes(), timeout=10_000)
+    shutil.copytree(store, tmp_path / "killed")         # what is on the disk when the program is killed now
+    later = JobManager(tmp_path / "killed")
+    found, state = later.item(item.id), later.run_state(item.id)
+    assert found is not None and (found.state, found.blocks_done, found.blocks) == (State.INTERRUPTED, 2, 2)
+    assert found.fraction == 0.5 and state is not None and (state.layers_done, state.fraction, state.stage) == (4, 0.5, "fit")
+    assert state.log_count and later.shutdown(5.0)
+
+
+def test_a_killed_job_is_as_far_as_its_folder(make_jobs: Make, player: Player, tmp_path: Path, store: Path, qtbot: QtBot) -> None:
+    jobs = make_jobs(player)
+    item = jobs.add("pirate", request(tmp_path), [Expected(f"layer.{i}", i // 2, "q", (8, 8)) for i in range(8)])
+    qtbot.waitUntil(lambda: store.joinpath("runs", f"{item.id}.msgpack").is_file())
+    assert jobs.shutdown(5.0)
+    file = store / "queue.json"
+    file.write_text(file.read_text().replace('"interrupted"', '"running"'))
+    item.job_folder.mkdir()
+    for name in ("block-0000-done.step", "block-0001-done.step", "block-0002-level-0.step", "calibration.step", "lock"):
+        (item.job_folder / name).write_bytes(b"")
+    later = make_jobs(player)
+    found, state = later.item(item.id), later.run_state(item.id)
+    assert found is not None and (found.state, found.blocks_done) == (State.INTERRUPTED, 2)
+    assert state is not None and (state.blocks_done, state.blocks, state.layers_done, state.stage) == (2, 4, 4, "fit")
+    assert [state.stages[name].state for name in ("plan", "prepare", "fit", "tune")] == ["done", "done", "now", "todo"]
+    player.events = lambda folder: whole_job(folder, 8)
+    later.resume(item.id)
+    qtbot.waitUntil(lambda: state.stage == "write")
+    assert state.layers_done == 8 and state.blocks_done == 4   # what goes on tells its layers again, and none counts twice
 
 
 def test_a_damaged_queue_file_is_set_aside_and_told(make_jobs: Make, player: Player, tmp_path: Path, store: Path,

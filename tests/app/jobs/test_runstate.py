@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from app.jobs.buffer import EventBuffer
-from app.jobs.queue import Failure, State
+from app.jobs.queue import Failure, QueueItem, State
 from app.jobs.runlog import fit_text
 from app.jobs.runstate import Expected, RunState
 from app.models.layers import LayerRow
+from app.pages.run.facts import stage_words
 from core.events import AnyEvent, LayerFitted, Progress, StageStarted, TunePoint, Warned
 from tests.app.jobs.play import fitted, point, started, whole_job
 
@@ -167,3 +168,12 @@ def test_a_job_of_a_size_tells_of_every_codec() -> None:
     said = texts(state, "done")
     assert said[0] == "Block 0 q: DeltaMix" and said[1] == "Block 0 k: left out"
     assert "Fit done: DeltaMix 1, left out 1, in full 1, row 1, wavelet 1" in said
+
+
+def test_a_predicted_curve_counts_in_percent_and_then_tensors() -> None:
+    item = QueueItem(id="a", name="a", request={})
+    first: list[AnyEvent] = [StageStarted(stage="prepare", total=38), Progress(stage="prepare", done=0.71, total=1, fraction=0.1)]
+    state = told(first)
+    assert stage_words("plan", state, item).text == "predicting, 71 %"
+    told([Progress(stage="prepare", done=5, total=38, fraction=0.2)], state)
+    assert stage_words("plan", state, item).text == "5 of 38 tensors"

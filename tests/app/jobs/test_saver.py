@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from app.jobs.buffer import EventBuffer
 from app.jobs.files import drop_steps, set_aside, write_atomic
+from app.jobs.lanes import Lane
+from app.jobs.running import Running
+from app.jobs.runstate import RunState
 from app.jobs.saver import Saver
+from app.jobs.worker import Order, Worker
+from tests.app.jobs.play import Player
 
 
 def hold(gate: threading.Event) -> None:
@@ -64,6 +71,29 @@ def test_a_file_that_can_not_be_replaced_stays(tmp_path: Path, monkeypatch: pyte
         write_atomic(tmp_path / "deep" / "file", b"new")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["file"]
     assert (tmp_path / "deep" / "file").read_bytes() == b"old"
+
+
+def test_what_takes_long_is_written_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr("app.jobs.running.time.monotonic", lambda: clock)
+    run = Running(Lane("here", Player()), Worker(Player()), Order("a", {}, EventBuffer(), threading.Event()), RunState("a"),
+                  saved=clock)
+    found = []
+    for clock in (101.0, 103.0, 104.0, 105.5, 109.0, 114.0, 130.0, 135.0):
+        run.state.layers_done += clock < 120                   # then nothing gets done
+        found.append(run.must_save(0.0 if clock < 106 else 0.4))
+    assert found == [False, True, False, True, False, True, False, True]
+
+
+def test_how_long_a_file_took_is_known(tmp_path: Path) -> None:
+    saver, path = Saver(), tmp_path / "a"
+
+    def slowly() -> bytes:
+        time.sleep(0.02)
+        return b"1"
+    assert saver.took(path) == 0.0
+    saver.save(path, slowly)
+    assert saver.flush() and saver.took(path) >= 0.02
 
 
 def test_set_aside_never_overwrites(tmp_path: Path) -> None:

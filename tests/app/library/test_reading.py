@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.codings import CODINGS
@@ -142,7 +143,8 @@ def test_settings_of_any_type_become_text() -> None:
 @pytest.mark.parametrize(("axes", "wanted"), [(("both", "both"), {"both"}), (("row", "column"), set()),
                                               (("both", "scalar"), {"both", "scalar"})])
 def test_what_is_neither_by_row_nor_by_column_is_named(axes: tuple[str, ...], wanted: set[str]) -> None:
-    records = [SimpleNamespace(block=i, shape=(4, 4), codec="sign", kind="q", note="", slices=[SimpleNamespace(axis=axis)])
+    records = [SimpleNamespace(block=i, shape=(4, 4), codec="sign", kind="q", note="", method="", planes=1,
+                               slices=[SimpleNamespace(axis=axis)])
                for i, axis in enumerate(axes)]
     head = SimpleNamespace(block=None, shape=(9, 4), codec="sign", kind="head", note="", slices=[SimpleNamespace(axis="row")])
     delta: Any = SimpleNamespace(config=SimpleNamespace(tensors=[*records, head]))
@@ -161,3 +163,30 @@ def test_a_delta_of_a_size_says_so(tmp_path: Path) -> None:
     assert (plain.method, plain.asked, plain.mix) == ("DeltaMix", "recovery 0.9", ())
     rows = {row.coding for row in read_rows(made)}
     assert rows <= set(CODINGS) and "sign" in rows
+
+
+def test_a_strangers_names_come_without_control_characters(tmp_path: Path) -> None:
+    folder = make_delta(tmp_path, "a", base_name="ba\x1b[31mse\u202e", warnings=("w\x9b1m\nx",),
+                        method={"re\x07cipe": "\x1b]0;pwn\x07"})
+    (folder / "README.md").write_text("# Ti\x1b[2Jtle\n\ntext\ttab\u2066\n")
+    entry = read_delta(folder)
+    assert (entry.base_name, entry.warnings) == ("ba[31mse", ("w1m x",))
+    assert all(text.isprintable() for pair in entry.settings for text in pair)
+    assert read_card(folder) == "# Ti[2Jtle\n\ntext\ttab"
+
+
+def test_a_strangers_tensors_have_names_that_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import core.artifact
+
+    opened = core.artifact.open_delta(make_delta(tmp_path, "a"))
+    odd = tuple(msgspec.structs.replace(t, name=f"\x1b[31m{t.name}\n", note="\x07") for t in opened.config.tensors)
+    monkeypatch.setattr(core.artifact, "open_delta", lambda folder: SimpleNamespace(config=SimpleNamespace(tensors=odd)))
+    rows = read_rows(tmp_path / "a")
+    assert len(rows) == len(odd)
+    assert all(r.tensor.isprintable() and r.tensor.startswith("[31m") and not r.note for r in rows)
+
+
+def test_kinds_know_how_their_matrices_are_stored(tmp_path: Path) -> None:
+    entry = read_delta(make_delta(tmp_path, "a"))
+    assert all(sum(n for _, n in k.codings) == k.row + k.column + k.other for k in entry.kinds)
+    assert {key for k in entry.kinds for key, _ in k.codings} <= set(CODINGS)

@@ -138,7 +138,7 @@ def test_numbers_in_short() -> None:
     assert [short_size(n) for n in (0, 999, 42_620, 13_732_864, 269_000_000, 1.02e9, 9.996e6)] == [
         "0 B", "1.00 kB", "42.6 kB", "13.7 MB", "269 MB", "1.02 GB", "10.0 MB"]
     assert [short_time(s) for s in (0.0412, 0.306, 1.919, 12.44)] == ["0.041 s", "0.31 s", "1.92 s", "12.4 s"]
-    assert [recovery_text(r) for r in (None, 0.9999, 1.0, 0.9814, -0.2)] == ["", "0.999", "1.000", "0.981", "-0.200"]
+    assert [recovery_text(r) for r in (None, 0.9999, 1.0, 0.9814, -0.2)] == ["", "0.99990", "1.000", "0.981", "-0.200"]
     assert [kl_text(k) for k in (None, 0.0, 0.00414, 0.00003)] == ["", "0.0000", "0.0041", "3e-05"]
     assert short_date(datetime(2026, 3, 5), NOW) == "5 Mar" and short_date(datetime(2024, 3, 5), NOW) == "Mar 2024"
     assert short_date(None) == ""

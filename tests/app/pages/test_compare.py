@@ -581,3 +581,38 @@ def test_light_and_dark_switch_live(compared: Stage) -> None:
     compared.ctx.theme.use("dark", 1.25)
     assert accents() > 0
     assert page.chosen()
+
+
+MIXED = (KindCount("q", 2, 0, 8, (("sign", 2), ("svdmix", 3), ("coded", 1), ("left-out", 4))),
+         KindCount("down", 0, 1, 9, (("sign", 1), ("planes", 2), ("left-out", 7))))
+
+
+def test_a_budgeted_delta_names_how_its_layers_are_stored(stage: Stage) -> None:
+    stage.shelf.found = [entry("mix", kinds=MIXED), *ENTRIES]
+    stage.page.add_all([HOME / "mix", HOME / "per-axis"])
+    said = stage.texts()
+    for words in ("Storage by layer kind", "Signs 3", "Sign planes 2", "DeltaMix 3", "Coded levels 1", "Left out 11"):
+        assert words in said
+    assert "Other" not in said and "Row 2" not in said
+    assert [part.letter for part in stage.page.axes.parts()] == ["S", "P", "M", "E", ""]
+    assert len({part.colour.name() for part in stage.page.axes.parts()}) == 5
+    titles, rows = stage.page.axes.table()
+    assert titles == ("Layer kind", "Signs", "Sign planes", "DeltaMix", "Coded levels", "Left out")
+    assert rows[0] == ("q", "2", "0", "3", "1", "4")
+    figure = next(f for f in stage.page.figures() if f.key == "axis")
+    assert (figure.title, [text for _, text in figure.legend][-1]) == ("Storage by layer kind", "Left out 11")
+    stage.page.highlight(HOME / "per-axis")
+    said = stage.texts()
+    assert "Axis by layer kind" in said and "Row 19" in said and "Left out" not in said
+
+
+def test_deltas_of_different_texts_show_their_recovery_and_no_common_base(stage: Stage) -> None:
+    stage.shelf.found = [entry("a", recovery=0.9998), entry("b", recovery=0.99914, base_kl=2.5), entry("c", fine_tuned="bard")]
+    stage.page.add_all([e.path for e in stage.shelf.found])
+    said = stage.texts()
+    assert "recovery 0.99980" in said and "recovery 0.99914" in said
+    assert "different texts" in said and "compare them by recovery, which their chips above tell" in said
+    assert [level.name for level in facts.levels(stage.shelf.found)] == ["base alone for bard"]
+    assert stage.page.chips.chip(HOME / "c")._kl.text() == "0.0040"
+    stage.page.remove(HOME / "b")
+    assert "recovery 0.9998" not in stage.texts()

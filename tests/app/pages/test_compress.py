@@ -295,7 +295,12 @@ def test_starting_queues_the_job_and_shows_the_run(page: CompressPage, qtbot: Qt
 def test_a_job_goes_to_the_cluster_that_settings_name(page: CompressPage, qtbot: QtBot, ctx: Context) -> None:
     plan(qtbot, page)
     ctx.jobs.hold()
-    ctx.settings.set(runs_on="ray", cluster="ray://head:10001")
+    assert not page.start_bar.where.isVisible()
+    ctx.settings.set(runs_on="ray")
+    assert page.start_bar.where.isVisible() and page.start_bar.where.property("tone") == "warning"
+    assert page.start_bar.where.text() == "Runs on this computer: the Ray cluster that is chosen in Settings has no address."
+    ctx.settings.set(cluster="ray://head:10001")
+    assert page.start_bar.where.text() == "Runs on the Ray cluster ray://head:10001."
     page.shown()
     assert page.start_bar.words.text() == "Sent to the Ray cluster at once"
     page.start_bar.button.click()

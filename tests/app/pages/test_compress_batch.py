@@ -102,6 +102,33 @@ def test_dropped_fine_tunes_are_queued_each_as_a_job(page: CompressPage, ctx: Co
     assert page.start_bar.button.text() == "Compress"
 
 
+def test_no_fine_tune_is_queued_twice(page: CompressPage, ctx: Context, qtbot: QtBot) -> None:
+    page.base.choose(str(TRIO.base))
+    qtbot.waitUntil(lambda: page.base.state == "facts")
+    drop(page, TRIO.pirate, TRIO.json)
+    assert [e.source for e in page.batch.entries] == [str(TRIO.json)]
+    drop(page, TRIO.json)                                       # into the card, in the place of the first
+    assert page.tuned.source == str(TRIO.json) and page.batch.entries == ()
+    settle(qtbot, page)
+    page.start()
+    assert [i.request["fine_tuned"] for i in ctx.jobs.items()] == [str(TRIO.json)]
+
+
+def test_folders_given_at_start_are_a_base_and_fine_tunes(page: CompressPage) -> None:
+    page.take_all([TRIO.base, TRIO.pirate, TRIO.json])
+    assert (page.base.source, page.tuned.source) == (str(TRIO.base), str(TRIO.pirate))
+    assert [e.source for e in page.batch.entries] == [str(TRIO.json)]
+
+
+def test_one_folder_more_goes_to_the_card(page: CompressPage) -> None:
+    page.take_all([TRIO.base])
+    assert (page.base.source, page.tuned.source) == (str(TRIO.base), "")
+    page.take_all([TRIO.pirate])
+    assert page.tuned.source == str(TRIO.pirate)
+    page.take_all([TRIO.json])
+    assert page.tuned.source == str(TRIO.json) and page.batch.entries == ()
+
+
 def test_a_first_that_does_not_fit_leaves_the_others(page: CompressPage, ctx: Context, qtbot: QtBot, other: Path) -> None:
     page.open_pair(str(TRIO.base), str(other))
     page.take_several([TRIO.pirate])

@@ -11,15 +11,21 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QStyleOptionViewItem, QToolTip
 from pytestqt.qtbot import QtBot
 
+from app.codings import strength
 from app.context import Context
 from app.models.layers import LayerRow
 from app.models.library import DATE, KL, NAME, NOTE, RATIO, RECOVERY, SIZE
 from app.pages.deltas import DeltasPage
+from app.pages.deltas.bits_scale import BitsScale
 from app.pages.deltas.card_view import CardView
-from app.pages.deltas.layer_list import _AT, LayerList
+from app.pages.deltas.layer_list import _AT, LayerList, how_words
 from app.pages.deltas.page import EMPTY, FAILED, LIST, LOADING
 from app.pages.deltas.rename import RenameDialog
 from app.tasks import Failure
+from app.theme import Theme
+from app.widgets.charts.axis_data import Cell
+from app.widgets.charts.axis_legend import AxisLegend
+from app.widgets.charts.axis_scale import Inks
 from tests.app.library.deltas import GOLDEN, break_weights, make_delta
 
 BASE = str(GOLDEN / "base")
@@ -362,6 +368,32 @@ def test_dropped_folders_are_imported_and_shown(deltas: Path, tmp_path: Path, pa
     quiet(qtbot, ctx)
 
 
+def test_what_was_imported_is_verified(deltas: Path, tmp_path: Path, page: Callable[[], DeltasPage], ctx: Context,
+                                       qtbot: QtBot) -> None:
+    made = page()
+    drop(made, make_delta(tmp_path / "outside", "new"))
+    qtbot.waitUntil(lambda: names(made) == ["new"] and current(made) == "new")
+    quiet(qtbot, ctx)
+    entry = ctx.library.entry(deltas / "new")
+    assert entry is not None and entry.state == "verified" and not entry.base_verified
+    assert made.detail._badge.text().endswith("verified") and "not" not in made.detail._badge.text()
+    assert "its base was not read" in made.detail._badge.toolTip()
+
+
+def test_every_folder_that_is_not_imported_can_be_read_of(deltas: Path, tmp_path: Path, page: Callable[[], DeltasPage],
+                                                          ctx: Context, qtbot: QtBot, said: Any) -> None:
+    make_delta(deltas, "a")
+    made = page()
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    drop(made, *(tmp_path / name for name in ("one", "two", "three")))
+    qtbot.waitUntil(made.desk.notice.isVisible)
+    assert "And 2 more." in made.desk.notice.accessibleName()
+    next(b for b in made.desk.notice.findChildren(QAbstractButton) if b.text() == "Show all 3...").click()
+    assert all(f"/{name}'" in said.errors[-1].details for name in ("one", "two", "three"))
+    quiet(qtbot, ctx)
+
+
 def test_a_folder_from_the_command_line(deltas: Path, tmp_path: Path, page: Callable[[], DeltasPage], ctx: Context,
                                         qtbot: QtBot) -> None:
     make_delta(deltas, "a")
@@ -473,10 +505,12 @@ def test_the_pane_shows_a_codec_map_where_codecs_are_mixed(deltas: Path, page: C
         return LayerRow(kind, 0, kind, (64, 64), codec, axes, bytes=512, margin=margin, winner=axes[0] if axes else codec)
     detail.show_layers((layer("q", "svdmix"), layer("k", "coded"), layer("v", "wavelet"), layer("o", "sign", ("row",))))
     assert detail.map.mode == "codec" and not detail.legend.isHidden() and detail._axis_counts.isHidden()
+    assert not detail.bits_scale.isHidden() and "4 on" in detail.bits_scale.accessibleName()
     assert detail.legend.accessibleName() == "Layers by codec: DeltaMix 1, Coded levels 1, wavelet 1, Signs 1"
     assert detail.legend.sizeHint().width() <= 300 and detail.layers.isColumnHidden(_AT["Won by"])
     assert not detail.layers.grab().toImage().isNull()
     detail.show_layers((layer("q", "sign", ("row",), 0.2), layer("k", "sign", ("column",), 0.1)))
+    assert detail.bits_scale.isHidden()
     assert detail.map.mode == "margin" and detail.legend.isHidden() and not detail.layers.isColumnHidden(_AT["Won by"])
     detail.map_mode.setCurrentIndex(1)
     assert detail.map.mode == "codec" and not detail.legend.isHidden()
@@ -487,6 +521,40 @@ def test_the_layers_say_how_not_only_by_which_axis(qtbot: QtBot, ctx: Context) -
     qtbot.addWidget(layers)
     assert layers.model().headerData(_AT["Axis"], Qt.Orientation.Horizontal) == "How"
     assert layers.model().headerData(_AT["Layer"], Qt.Orientation.Horizontal) == "Layer"
+
+
+def test_several_planes_are_named_alike_in_map_and_list() -> None:
+    row = LayerRow("e", None, "embed", (64, 64), "sign", ("row",), winner="row", planes=3, method="planes")
+    assert how_words(row) == "3 planes"
+    assert Cell(None, "embed", (row,)).coding_letter == "P3"
+    assert how_words(LayerRow("q", 0, "q", (64, 64), "sign", ("row",), winner="row")) == "row"
+    assert how_words(LayerRow("q", 0, "q", (64, 64), "same", winner="left-out")) == "left out"
+
+
+def test_a_legends_swatches_have_the_shade_of_their_cells(qtbot: QtBot, ctx: Context) -> None:
+    legend = AxisLegend(ctx.theme)
+    qtbot.addWidget(legend)
+    colours = set()
+    for bits in (0.5, 1.0, 4.0):
+        legend.set_counts({"coded": 3}, by_codec=True, bits={"coded": bits})
+        legend.resize(legend.sizeHint())
+        seen = legend.grab().toImage().pixelColor(3, legend.height() // 2)
+        assert seen.name() == Inks(ctx.theme).coding("coded", round(100 * strength(bits)))[0].name()
+        colours.add(seen.name())
+    assert len(colours) == 3
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_scale_of_shades_is_as_strong_as_cells(qtbot: QtBot, dark: bool) -> None:
+    theme = Theme("dark" if dark else "light")
+    scale = BitsScale(theme)
+    qtbot.addWidget(scale)
+    scale.set_codings(("svdmix", "left-out"))
+    scale.resize(scale.sizeHint())
+    image, wide = scale.grab().toImage(), round(scale._caption_wide())
+    seen = [image.pixelColor(wide + theme.px(34) * i + 10, 3) for i in range(5)]
+    assert seen[-1].name() == Inks(theme).coding("svdmix", 100)[0].name()
+    assert len({c.name() for c in seen}) == 5
 
 
 def test_a_notice_shows_its_whole_title(qtbot: QtBot, ctx: Context) -> None:

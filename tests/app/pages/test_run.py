@@ -18,7 +18,7 @@ from pytestqt.qtbot import QtBot
 from app.actions import Act
 from app.context import Context
 from app.jobs.queue import Failure, QueueItem, State
-from app.jobs.runstate import RunState
+from app.jobs.runstate import RunState, replace_stage
 from app.jobs.worker import Outcome
 from app.library.entry import DeltaEntry
 from app.models.layers import LayerRow
@@ -187,6 +187,17 @@ def test_stages_of_a_job_that_never_ran() -> None:
     assert said == ["not begun", "then", "left out", "then"]
 
 
+def test_what_waits_is_not_called_running() -> None:
+    state = RunState("a")
+    state.expect(LAYERS)
+    state.stages["fit"] = replace_stage(state.stages["fit"], state="now", total=2)
+    state.state = State.WAITING                        # resumed, and in line behind another
+    item = QueueItem(id="a", name="a", request={})
+    assert stage_words("fit", state, item).icon == "clock"
+    state.state = State.RUNNING
+    assert stage_words("fit", state, item).icon == "run"
+
+
 def test_what_is_said_of_a_done_job() -> None:
     item = QueueItem(id="a", name="pirate", request={}, weights_bytes=13_900_000)
     assert done_text(item, None) == "13.90 MB."
@@ -202,7 +213,7 @@ def test_a_failure_always_has_a_remedy() -> None:
 def test_why_a_job_waits() -> None:
     assert waiting_text(None, False)[1] == "It starts after the jobs before it."
     assert waiting_text(900.0, False)[1] == "It starts in about 15 min, after the jobs before it."
-    assert "held" in waiting_text(10.0, True)[1]
+    assert "not start by themselves" in waiting_text(10.0, True)[1]
 
 
 def test_first_the_running_then_the_last_job() -> None:
@@ -548,6 +559,61 @@ def test_events_are_copied(page: RunPage, ctx: Context, stage: Stage, qtbot: QtB
 
 
 # ---------------------------------------------------------------------------------------------------- looks
+def test_no_curve_of_another_run_without_its_key(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:
+    first = add(ctx, "a-name-that-takes-much-room")
+    play(page, stage, qtbot, [*FITTING, *TUNING, *REST], lambda s: s.stage == "write")
+    stage.give(end=True)
+    qtbot.waitUntil(lambda: getattr(ctx.jobs.item(first.id), "state", None) == State.DONE)
+    add(ctx, "next")
+    card = page.tune
+
+    def agree() -> bool:
+        QApplication.processEvents()
+        drawn = card.plot._ghost.last is not None
+        assert drawn == card._ghost.isVisible() == card._ghost_key.isVisible()
+        assert not drawn or card._ghost.text() == card._ghost.whole_text()
+        return drawn
+    reach(page, qtbot, State.RUNNING)
+    page.resize(1112, 628)
+    assert agree()                                     # there is room where nothing else is drawn
+    stage.give(*FITTING, *TUNING)
+    qtbot.waitUntil(lambda: card._begun)
+    seen = set()
+    for width in (1112, 1750, 1112):
+        page.resize(width, 628)
+        seen.add(agree())
+    assert seen == {False, True}
+
+
+def test_figures_under_the_curves_are_whole(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:
+    add(ctx)
+    fitting(page, stage, qtbot)
+    losses = {"row": 0.0614, "column": 0.0658, "both": 0.0612, "scalar": 0.123}
+    row = replace(page.map.model.rows()[0], losses=(losses,), recovery=0.938, bytes=2306, shape=(128, 128))
+    page.show_layer(row)
+    for width in (1750, 1112, 880, 860):
+        page.resize(width, 628)
+        QApplication.processEvents()
+        page.loss.show_layer(page.state, row)
+        facts = page.loss.facts
+        assert facts.text() == facts.whole_text() and "recovery 0.938" in facts.text() and "2.31 kB" in facts.text()
+    assert layer_facts(row).endswith("bits per weight") and "bits" not in layer_facts(row, brief=1)
+
+
+def test_a_layer_left_out_says_so_once_and_has_no_keys(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:
+    add(ctx, budget="20x")
+    told = LayerFitted(tensor="layer.0", block=0, kind="q", codec="same", axes=(), losses=(), recovery=0.0, bytes=0, seconds=0.1,
+                       index=0, total=4, time=3.0)
+    play(page, stage, qtbot, [*FITTING[:4], told], lambda s: s.layers_done == 1)
+    page.show_layer(page.map.model.rows()[0])
+    card = page.loss
+    assert card.sentence.text() == "Left out: its bytes are worth more elsewhere" and card.facts.text() == ""
+    assert card.plot.message == "Nothing is stored of it" and not any(mark.isVisible() for mark in (*card._colours, *card._lines))
+    play(page, stage, qtbot, layer(1), lambda s: s.layers_done == 2)
+    page.show_layer(page.map.model.rows()[1])
+    assert all(mark.isVisible() for mark in card._colours)
+
+
 def test_every_control_has_a_name(page: RunPage, ctx: Context, stage: Stage, qtbot: QtBot) -> None:
     add(ctx)
     add(ctx, "second")

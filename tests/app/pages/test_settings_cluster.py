@@ -53,11 +53,17 @@ def test_jobs_go_to_the_cluster_once_it_is_chosen_and_has_an_address(card: Clust
     assert not card.address.isVisible()
     choose(card, "Ray cluster")
     assert card.address.isVisible() and ctx.settings.where == "" and "all nodes share" in card.note.text()
+    # Nothing goes elsewhere than the choice says without a word beside the field.
+    assert card.outcome.isVisible() and card.outcome.text().startswith("No address: jobs run on this computer.")
+    assert card.outcome.property("tone") == "warning"
     type_in(card, "ray://head")
     assert ctx.settings.where == "" and not card.test.isEnabled() and "ray://HOST:PORT" in card.test.toolTip()
     assert "jobs run on this computer" in card.outcome.text()
     type_in(card, "ray://head:10001")
     assert ctx.settings.where == "ray://head:10001" and card.test.isEnabled() and not card.outcome.text()
+    type_in(card, "head")
+    assert "Until then jobs go to ray://head:10001." in card.outcome.text() and ctx.settings.where == "ray://head:10001"
+    type_in(card, "ray://head:10001")
     choose(card, "This computer")
     assert ctx.settings.where == "" and ctx.settings.options.cluster == "ray://head:10001"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 import app.pages.compress.size_card as size_card
@@ -34,6 +35,7 @@ from app.pages.compress.sizing import (
 )
 from app.pages.run.facts import layer_facts, method_text
 from app.planning import PlanCache, plan_facts
+from app.qss import style_sheet
 from app.tasks import Task
 from app.theme import Theme
 from app.widgets.charts.loss_plot import LayerLossPlot
@@ -127,6 +129,30 @@ def settle(qtbot: QtBot, page: CompressPage) -> None:
 
 def by_size(card: SizeCard) -> None:
     card.mode._group.button(1).click()
+
+
+def test_nothing_is_called_signs_before_a_size_is_predicted(page: CompressPage, qtbot: QtBot) -> None:
+    sentence = page.recipe._sentence
+    assert sentence.text().startswith("One bit per weight") and page.outcome.chart.table()[1][1][4] != "\N{EN DASH}"
+    by_size(page.sizing)
+    settle(qtbot, page)
+    assert sentence.text().startswith("For matrices that a size leaves as signs: one bit per weight")
+    stored = {row[0]: row[3:] for row in page.outcome.chart.table()[1]}
+    assert stored["q"] == stored["embed"] == ("not chosen yet", "\N{EN DASH}") and "whole" in stored["norm"][0]
+    page.sizing.mode._group.button(0).click()
+    assert sentence.text().startswith("One bit per weight")
+
+
+def test_no_figure_widens_the_column(page: CompressPage, qtbot: QtBot) -> None:
+    facts = page.planner.facts
+    assert facts is not None
+    page.setStyleSheet(style_sheet(page._ctx.theme, page._ctx.icons.files()))       # fonts and margins as in the window
+    for nbytes in (11_520, 11_519_000_000):
+        page.predicted.show_plan(replace(facts, weights_bytes=nbytes, full_bytes=nbytes * 159, is_at_most=True))
+        QApplication.processEvents()
+        bar = page._right.horizontalScrollBar()
+        assert page._right.verticalScrollBar().isVisible() and not bar.isVisible() and bar.maximum() == 0
+        assert page.predicted._times.text() == page.predicted._times.whole_text() == "159 x smaller"
 
 
 def test_the_slider_the_field_and_the_presets_say_the_same(page: CompressPage, qtbot: QtBot) -> None:

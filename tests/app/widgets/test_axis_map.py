@@ -25,7 +25,7 @@ from app.widgets.charts.axis_facts import CSV_HEADER, hover_facts
 from app.widgets.charts.axis_geometry import Lengths, lay_out
 from app.widgets.charts.axis_legend import AxisLegend
 from app.widgets.charts.axis_map import AxisMap
-from app.widgets.charts.axis_paint import tick_columns
+from app.widgets.charts.axis_paint import only_coding, tick_columns
 from app.widgets.charts.axis_scale import MODES, Inks, Scale, nice, scale_of
 
 KINDS = ("down", "q", "o", "k", "gate", "v", "up")
@@ -480,6 +480,11 @@ def mixed_layers() -> list[LayerRow]:
                      None, "row" if codec == "sign" else codec, method=method, planes=planes)
             for b in range(3) for k, (codec, method, planes, size) in zip("abcdefghij", ways, strict=True)]
     return [*rows, replace(rows[8], tensor="3.i", block=3, note="Left out: not worth its bytes", winner="left-out")]
+
+
+def test_the_bar_of_bits_has_the_colour_of_the_cells() -> None:
+    assert only_coding(["svdmix", "left-out", "todo"]) == "svdmix" and only_coding(["sign"]) == "sign"
+    assert only_coding(["svdmix", "sign"]) == only_coding(["todo"]) == only_coding([]) == ""     # grey
 
 
 def test_every_codec_and_an_unknown_one_have_a_letter_a_word_and_bits() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, Qt
-from PySide6.QtGui import QImage
+from PySide6.QtCore import QPoint, QPointF, QRectF, Qt
+from PySide6.QtGui import QImage, QPainter
 from PySide6.QtTest import QTest
 from pytestqt.qtbot import QtBot
 
@@ -37,6 +37,30 @@ def test_the_table_twin_has_every_row(chart: ChangeChart) -> None:
     assert head == ("kind", "median change", "unchanged", "stored as", "delta")
     assert rows[0] == ("q", "0.60 %", "52 %", "sign, axis by layer", "67.00 MB")
     assert "down, 1.30 %" in chart.accessibleDescription() and chart.accessibleName()
+
+
+def test_what_a_size_decides_on_is_not_called_signs(chart: ChangeChart) -> None:
+    chart.set_kinds([kind("q", 0.004), kind("norm", 0.001, stored="7 whole")], is_open=True)
+    assert [row[3:] for row in chart.table()[1]] == [("not chosen yet", "\N{EN DASH}"), ("7 whole", "67.00 MB")]
+    facts = chart.facts(0)
+    assert facts is not None and "sign" not in str(facts)
+
+
+def test_dots_are_explained_whatever_room_there_is(chart: ChangeChart, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[float] = []
+    paint = ChangeChart._paint_legend
+
+    def seen(self: ChangeChart, painter: QPainter, rect: QRectF) -> None:
+        places.append(rect.top())
+        assert rect.right() <= self.width() and rect.bottom() <= self.height()
+        paint(self, painter, rect)
+    monkeypatch.setattr(ChangeChart, "_paint_legend", seen)
+    chart.resize(636, 330)
+    chart.set_kinds([kind(name, 0.004, 0.006, stored="DeltaMix, error feedback and more of it") for name in ("q", "k", "v")])
+    drawn(chart)
+    chart.resize(1000, 330)
+    drawn(chart)
+    assert len(places) == 2 and places[0] > 0 == places[1]     # below the table, then in the title's line
 
 
 @pytest.mark.parametrize(("changes", "top", "shown"), [
