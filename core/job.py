@@ -27,7 +27,7 @@ from core.budget_stage import KEY, allocated, choices_key, forecast_depends, sha
 from core.card import model_card
 from core.checkpoint import Checkpoint, open_checkpoint
 from core.devices import choose_device, exact_arithmetic, retry_smaller
-from core.errors import BadOption, Cancelled, NoSpace, OutputExists, Refused
+from core.errors import BadOption, Cancelled, NoSpace, OutputExists, Refused, StorageFailed
 from core.estimate import estimate, operations, sizes_of
 from core.events import (
     AnyEvent,
@@ -226,7 +226,10 @@ class Job:
             extra = {"source": drawn.source, "got": drawn.got, "short": drawn.is_short}
             self.journal.write("calibration", [], {"parts": tensors}, extra)
             entry = self.journal.read("calibration")
-            assert entry is not None
+            if entry is None:
+                raise StorageFailed(f"What was just written to '{self.folder}' could not be read again.",
+                                    "The disk fails, or something else changes the folder.",
+                                    "Check the disk, or choose an output on another one, then run the job again.")
         self.calibration = {"source": source_name(entry.extra["source"]), "sequence_length": self.length,
                             "seed": self.request.seed,
                             "samples": entry.extra["got"],
@@ -293,6 +296,7 @@ class Job:
         names = [r.name for r in self.plan.records if is_fitted(r) and r.block is not None]
         if not names:
             return
+        variant.forget(names)                          # a second attempt, with smaller batches: finished blocks come back below
         batches = cut_batches(self.parts["fit"], self.parts["fit_held_out"], at_once)
         weights = (TensorWeights(model, self.tuned.view, self.device), TensorWeights(model, variant.read, self.device))
         streams = (start(model.skeleton, weights[0], batches, self.device, self.folder, "target"),

@@ -14,6 +14,7 @@ from core.checkpoint import Checkpoint
 from core.devices import give_back_memory
 from core.events import AnyEvent, StageStarted, TunePoint
 from core.journal import Journal
+from core.record import TensorRecord
 from core.request import Request
 from core.tune import Tuner, TuneState
 from core.variant import Variant
@@ -44,6 +45,8 @@ class TuneStage:
     def __init__(self, desk: Desk, tuned: Checkpoint) -> None:
         self.desk, self.tuned = desk, tuned
         self.zero = 0.0
+        self.fitted: dict[str, tuple[TensorRecord, dict[str, Tensor]]] = {}
+        """What fitting has left of each tensor: an attempt that ran out of memory may have put tuned scales in some places."""
 
     def run(self, model: StagedModel, variant: Variant, at_once: int) -> dict[str, Any]:
         """Tune (if asked), and measure on the judging samples: base, before, after."""
@@ -53,6 +56,9 @@ class TuneStage:
             if entry.extra["tuned"] is not None and entry.extra["kept"] == "fitted":
                 self.desk.warn(NOT_LOWERED)
             return dict(entry.extra)
+        self.fitted = self.fitted or {name: (variant.records[name], stored) for name, stored in variant.learnt.items()}
+        for name, (record, stored) in self.fitted.items():
+            variant.records[name], variant.learnt[name] = record, stored
         give_back_memory()                             # what fitting left free in between
         objective = "mse" if self.desk.request.recipe == "bitdelta" else self.desk.request.objective
         target = TensorWeights(model, self.tuned.view, self.desk.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ class Variant:
     def __init__(self, base: Checkpoint, tuned: Checkpoint, records: tuple[TensorRecord, ...]) -> None:
         self.base, self.tuned = base, tuned
         self.records = {r.name: r for r in records}
+        self.planned = dict(self.records)
         self.learnt: dict[str, dict[str, Tensor]] = {}
 
     def base_view(self, record: TensorRecord) -> Tensor | None:
@@ -62,6 +65,13 @@ class Variant:
     def is_open(self, record: TensorRecord) -> bool:
         """Whether what a record stores is still to be learnt."""
         return is_learnt(record) and record.name not in self.learnt
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Make tensors open again, with the records that were planned: what an attempt that failed has left of them is not to
+        be built upon."""
+        for name in names:
+            if self.learnt.pop(name, None) is not None:
+                self.records[name] = msgspec.structs.replace(self.planned[name], base_sha256=self.records[name].base_sha256)
 
     def learn(self, record: TensorRecord, stored: dict[str, Tensor]) -> TensorRecord:
         """Keep what a method has chosen, complete as it is stored, and its record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,3 +139,28 @@ def test_killed_tuning_of_any_codec_goes_on_to_the_same_bytes(tmp_path: Path, to
     assert (len(rest) == len(whole)) == damaged
     file = "delta_model.safetensors"
     assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize("step", ["block-0000-level-0", "block-0000-done", "tuned"])
+@pytest.mark.parametrize("recipe", ["chosen", "coded"])
+def test_an_attempt_that_ran_out_of_memory_leaves_nothing_in_the_next(tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
+                                                                     recipe: str, step: str,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = make_pair(tmp_path, "llama", tokenizer, num_hidden_layers=1)
+    text = str(write_text(tmp_path))
+
+    def made(name: str) -> bytes:
+        asked = Request(base=str(base), fine_tuned=str(tuned), output=str(tmp_path / name), calibration=text, samples=4,
+                        tune_samples=8, sequence_length=24, recipe=recipe, embeddings="full")
+        Job(asked, lambda event: None).run()
+        return (tmp_path / name / "delta_model.safetensors").read_bytes()
+    whole = made("whole")
+    write, failed = Journal.write, []
+
+    def failing(self: Journal, key: str, *rest: Any, **more: Any) -> None:
+        if key == step and not failed:
+            failed.append(key)
+            raise MemoryError
+        write(self, key, *rest, **more)
+    monkeypatch.setattr(Journal, "write", failing)
+    assert made("again") == whole and failed
