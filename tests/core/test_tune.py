@@ -155,7 +155,8 @@ def test_an_attempt_that_ran_out_of_memory_leaves_nothing_in_the_next(tmp_path: 
         Job(asked, lambda event: None).run()
         return (tmp_path / name / "delta_model.safetensors").read_bytes()
     whole = made("whole")
-    write, failed = Journal.write, []
+    write = Journal.write
+    failed: list[str] = []
 
     def failing(self: Journal, key: str, *rest: Any, **more: Any) -> None:
         if key == step and not failed:
