@@ -81,6 +81,8 @@ def _merged(name: str, state: RunState | None) -> Stage:
 def _done(name: str, stage: Stage, state: RunState | None) -> str:
     if state is None:
         return ""
+    if name == "plan" and not state.layers_total:      # killed before it could be noted
+        return "done"
     if name == "plan":
         layers = count(state.layers_total, "layer")
         return f"{layers}, {count(state.blocks, 'block')}" if state.blocks else layers
@@ -102,6 +104,8 @@ def _now(name: str, stage: Stage, state: RunState) -> str:
     if name == "fit":
         row = state.row(state.current) if state.current is not None else None
         block = f", in block {row.block}" if row is not None and row.block is not None else ""
+        if not state.layers_total:
+            return f"{count(state.blocks_done, 'block')} kept" if state.blocks_done else "begun"
         return f"{state.layers_done:,} of {state.layers_total:,}{block}"
     if name == "tune":
         step = tuned_steps(state)
@@ -171,7 +175,7 @@ def tune_start_text(state: RunState | None, item: QueueItem) -> str:
         return "This job was not tuned"
     if item.state in (State.FAILED, State.CANCELLED):
         return "The job ended before it was tuned"
-    if state is None or state.stage in ("", "plan", "prepare") or not state.blocks:
+    if state is None or state.stage in ("", "plan", "prepare") or not (state.blocks and state.layers_total):
         return "Starts after the last block"
     if state.state not in (State.RUNNING, State.PAUSING):
         return f"Starts after block {state.blocks - 1}"

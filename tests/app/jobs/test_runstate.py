@@ -12,7 +12,7 @@ from app.jobs.queue import Failure, QueueItem, State
 from app.jobs.runlog import fit_text
 from app.jobs.runstate import Expected, RunState
 from app.models.layers import LayerRow
-from app.pages.run.facts import stage_words
+from app.pages.run.facts import stage_words, tune_start_text
 from core.events import AnyEvent, LayerFitted, Progress, StageStarted, TunePoint, Warned
 from tests.app.jobs.play import fitted, point, started, whole_job
 
@@ -177,3 +177,12 @@ def test_a_predicted_curve_counts_in_percent_and_then_tensors() -> None:
     assert stage_words("plan", state, item).text == "predicting, 71 %"
     told([Progress(stage="prepare", done=5, total=38, fraction=0.2)], state)
     assert stage_words("plan", state, item).text == "5 of 38 tensors"
+
+
+def test_a_job_that_was_killed_before_it_could_be_noted_has_no_made_up_numbers() -> None:
+    item = QueueItem(id="a", name="a", request={}, state=State.INTERRUPTED)
+    state = told([StageStarted(stage="plan", total=38)])
+    state.catch_up([0])
+    state.state = State.INTERRUPTED
+    assert [stage_words(name, state, item).text for name in ("plan", "fit")] == ["done", "1 block kept"]
+    assert tune_start_text(state, item) == "Starts after the last block"
