@@ -126,6 +126,7 @@ class Job:
         options = self.request.options()
         left = job_folder.may_be_finished(self.folder, self.output)
         if os.path.lexists(self.output) and not left:
+            job_folder.sweep(self.folder)
             raise OutputExists(f"'{self.output}' exists already.", "", "Choose another output, or move it away.")
         self.device = choose_device(self.request.device)
         with (in_words(self.output.absolute().parent, lambda: self.need, self.device),

@@ -77,6 +77,12 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a process leaves that ends in the middle of `clear`: a folder of a finished job, without its note."""
+    if folder.is_dir() and not folder.is_symlink() and not (folder / NOTE).exists():
+        clear(folder)
+
+
 def may_be_finished(folder: Path, output: Path) -> bool:
     """Whether a job folder and a delta stand side by side, as a process leaves them that ends between rename and clearing."""
     return (folder / NOTE).is_file() and (output / CONFIG).is_file()

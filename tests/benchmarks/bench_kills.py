@@ -89,9 +89,10 @@ def judge(tally: Tally, library: Path, kind: str, wanted: str, moment: str) -> N
     tally.total += 1
     try:
         check_library(library)
-        is_done = sorted(p.name for p in library.iterdir()) == ["delta"]      # killed when only its end was left to do
-        code = 0 if is_done else ended(child(request(library, kind)))
-        if code:
+        # Killed when its own folder was being removed: the same job again finds its delta there, and takes the rest away.
+        is_done = (library / "delta").is_dir() and not (library / "delta.job" / "job.json").exists()
+        code = ended(child(request(library, kind)))
+        if code and not is_done:
             tally.problems.append(f"{moment}: the job could not be resumed (exit code {code})")
         elif digest(library / "delta") != wanted:
             tally.problems.append(f"{moment}: other bytes")

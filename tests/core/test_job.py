@@ -390,6 +390,24 @@ def test_a_pair_without_a_tokeniser_leaves_nothing_behind(tmp_path: Path) -> Non
     assert nothing_written(tmp_path)
 
 
+def test_what_a_kill_in_the_last_moment_leaves_is_taken_away(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = tmp_path / "delta.job"
+    (tmp_path / "delta").mkdir()
+    folder.mkdir()
+    for name in ("lock", "block-0000-done.step"):
+        (folder / name).touch()
+    base, tuned = make_pair(tmp_path, "llama", tokenizer)
+    asked = Request(base=str(base), fine_tuned=str(tuned), output=str(tmp_path / "delta"))
+    with pytest.raises(OutputExists):
+        Job(asked, lambda event: None).run()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "thesis.txt").touch()                    # somebody's own
+    with pytest.raises(OutputExists):
+        Job(asked, lambda event: None).run()
+    assert (folder / "thesis.txt").exists()
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_an_existing_output_is_left_alone(tmp_path: Path, tokenizer: Tokenizer, kind: str) -> None:
     base, tuned = make_pair(tmp_path, "llama", tokenizer)
