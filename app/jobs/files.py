@@ -58,7 +58,7 @@ def is_own_step(name: str) -> bool:
 def finished_blocks(folder: Path) -> frozenset[int]:
     """Blocks that a job's folder holds whole, by the names of their steps; none where it can't be read."""
     found: set[int] = set()
-    with suppress(OSError):
+    with suppress(OSError, ValueError):                # ValueError: a path that can be none
         found = {int(m[1]) for name in os.listdir(folder) if (m := _BLOCK.fullmatch(name)) is not None}
     return frozenset(found)
 

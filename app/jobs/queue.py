@@ -97,7 +97,7 @@ class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def job_folder(self) -> Path:
         """Where the job keeps its steps until it is done."""
-        return self.output.with_name(self.output.name + ".job")
+        return Path(f"{self.output}.job")              # a damaged queue may name an output without a name
 
     @property
     def is_on_worker(self) -> bool:
