@@ -83,6 +83,8 @@ class _CellPainter(QStyledItemDelegate):
         elif name == "Axis":
             text, side = how_words(row), Qt.AlignmentFlag.AlignLeft
             place = self._swatch(painter, place, "planes" if row.coding == "planes" else row.winner)
+            if row.coding == "planes" and painter.fontMetrics().horizontalAdvance(text) > place.width():
+                text = f"× {row.planes}"               # the swatch's letter says what of
         shown = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, place.width())
         painter.drawText(place, side | Qt.AlignmentFlag.AlignVCenter, shown)
         painter.restore()
