@@ -146,12 +146,6 @@ def _cost(way: _Way, own: float, reference: float) -> float:
     return way.of_own * own if way.of_own in (0.0, 1.0) else min(way.of_own * own, 1.5 * reference)
 
 
-def options_for(record: TensorRecord, found: Probe) -> list[tuple[TensorRecord, float]]:
-    """Ways to store one matrix with what each is expected to cost by the probe, in units of `weight_of`."""
-    prices = Prices(found)
-    return [(prices.planned(record, i), option.loss) for i, option in enumerate(prices.options(record))]
-
-
 def _bare(record: TensorRecord) -> TensorRecord:
     """The record without what belongs to the sign codec."""
     return msgspec.structs.replace(record, slices=(), planes=1, exponents=())

@@ -94,10 +94,11 @@ def allocated(plan: Plan, request: Request, model: StagedModel, pair: tuple[Chec
     return replace(plan, records=records), expected
 
 
-def shortfall(plan: Plan, request: Request, journal: Journal, measured: float, base: float) -> str:
+def shortfall(plan: Plan, request: Request, journal: Journal, measured: float, base: float, expected: float) -> str:
     """What to tell where less was recovered on held-out text than was asked for; empty where nothing fell short.
 
-    `plan` is the one before anything was allocated, `measured` and `base` are the variant's KL and the base's.
+    `plan` is the one before anything was allocated, `measured` and `base` are the variant's KL and the base's, `expected` is
+    what the variant's was expected to be.
     """
     if not request.quality or base <= 0:
         return ""
@@ -109,7 +110,6 @@ def shortfall(plan: Plan, request: Request, journal: Journal, measured: float, b
     if found is None or measured <= 0:
         return message
     # What was measured next to what was expected, taken to hold for larger sizes too.
-    expected = found.expected(plan.records, found.allocate(plan.records, found.budget_for(plan.records, asked)))
     larger = next((nbytes for nbytes, kl in found.points(plan.records) if kl * measured <= (1 - asked) * base * expected), None)
     return message if larger is None else f"{message} By that, it would take some {larger / 1e6:,.3g} MB (--budget {larger})."
 

@@ -200,7 +200,8 @@ class Job:
         desk = Desk(self.request, self.device, self.journal, self.parts, self.tell, self.warn, self.progress)
         stage = TuneStage(desk, self.tuned)
         fidelity = retry_smaller(lambda at_once: stage.run(model, variant, at_once), self.device)
-        if short := shortfall(planned, self.request, self.journal, fidelity["variant"], fidelity["base"]):
+        if short := shortfall(planned, self.request, self.journal, fidelity["variant"], fidelity["base"],
+                                 self.expected.get("expected_kl", 0.0)):
             self.warn(short)
         return self._result(open_delta(self._write(variant, fidelity)))
 

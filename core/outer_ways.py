@@ -52,7 +52,11 @@ class Outer:
 
     def applied(self, records: Sequence[TensorRecord]) -> tuple[TensorRecord, ...]:
         """Planned records with this choice."""
-        return tuple(stored(r, self.ways[r.name]) if r.name in self.ways else r for r in records)
+        return _applied(records, self.ways)
+
+
+def _applied(records: Sequence[TensorRecord], ways: Mapping[str, str]) -> tuple[TensorRecord, ...]:
+    return tuple(stored(r, ways[r.name]) if r.name in ways else r for r in records)
 
 
 def choices(fixed: Sequence[TensorRecord], costs: Costs) -> list[Outer]:
@@ -65,8 +69,7 @@ def choices(fixed: Sequence[TensorRecord], costs: Costs) -> list[Outer]:
     found = []
     for ways in product(*known.values()):
         named = dict(zip(known, ways, strict=True))
-        made = Outer(named, 0, sum(costs[n][w] for n, w in named.items()))
-        found.append(Outer(named, weights_bytes(made.applied(fixed)), made.kl))
+        found.append(Outer(named, weights_bytes(_applied(fixed, named)), sum(costs[n][w] for n, w in named.items())))
     kept: list[Outer] = []
     for choice in sorted(found, key=lambda c: (c.nbytes, c.kl)):
         if not kept or choice.kl < kept[-1].kl:

@@ -267,11 +267,6 @@ def share_at(found: Probe, kind: str, key: str, block: int) -> float | None:
     return _log_linear(points, min(max(block, points[0][0]), points[-1][0])) if points else None
 
 
-def share_of(found: Probe, kind: str, way: Candidate, block: int) -> float | None:
-    """A method's share at any number of bits and any block: log-linear between its probed sizes, and beyond the last one."""
-    return share_between(sizes_at(found, kind, way.method, block), way.bits)
-
-
 def sizes_at(found: Probe, kind: str, method: str, block: int) -> list[tuple[float, float]]:
     """(bits, share) of a method's probed sizes, ascending, at any block."""
     keys = {float(k.rpartition("@")[2]): k for k in found.shares.get(kind, {}) if k.startswith(method + "@")}
@@ -279,7 +274,8 @@ def sizes_at(found: Probe, kind: str, method: str, block: int) -> list[tuple[flo
 
 
 def share_between(sizes: Sequence[tuple[float, float]], bits: float) -> float | None:
-    """The share at so many bits; None where nothing is known."""
+    """A method's share at any number of bits: log-linear between its probed sizes, and beyond the last one. None where nothing
+    is known."""
     if not sizes or (len(sizes) == 1 and sizes[0][0] != bits):
         return None
     return _log_linear(sizes, bits)

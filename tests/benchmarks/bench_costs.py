@@ -62,7 +62,7 @@ def said_and_measured(base: Path, tuned: Path) -> dict[str, dict[str, dict[str, 
     from core.calibration import load_tokenizer, split_samples
     from core.checkpoint import open_checkpoint
     from core.plan import PlanOptions, make_plan
-    from core.probe import Candidate, probe, share_of
+    from core.probe import Candidate, probe, share_between, sizes_at
     from core.sensitivity import Slope, watch_gradients
     from core.variant import Variant
     from core.weights import StagedModel, TensorWeights
@@ -91,7 +91,8 @@ def said_and_measured(base: Path, tuned: Path) -> dict[str, dict[str, dict[str, 
         way = Candidate(METHOD, 1)
         names = [n for n, r in variant.records.items() if is_item(r)]
         told, _ = probe(model, variant, weights, parts["fit"].long(), device, names, [way])
-        shares = {n: share_of(told, variant.records[n].kind, way, variant.records[n].block or 0) for n in errors["mixed"]}
+        records = {n: variant.records[n] for n in errors["mixed"]}
+        shares = {n: share_between(sizes_at(told, r.kind, way.method, r.block or 0), way.bits) for n, r in records.items()}
         found["mixed"]["probe"] = {n: told.reference[n] * s for n, s in shares.items() if s is not None}
         found["mixed"]["own"] = {n: told.own[n] for n in shares}
         for sort, by_name in errors.items():

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from core.artifact import weights_bytes
-from core.budget import CANDIDATES, allocate, curve, is_item, options_for, parse_budget, remaining, uniform
+from core.budget import CANDIDATES, Prices, allocate, curve, is_item, parse_budget, remaining, uniform
 from core.budget_stage import forecast_depends
 from core.checkpoint import open_checkpoint
 from core.errors import BadOption, Cancelled, JobMismatch
@@ -33,7 +33,8 @@ from core.probe import (
     reference_change,
     reference_factors,
     share_at,
-    share_of,
+    share_between,
+    sizes_at,
 )
 from core.record import TensorRecord
 from core.request import Request
@@ -72,6 +73,15 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_what_is_no_recovery_is_refused(text: str) -> None:
     with pytest.raises(BadOption, match="is no recovery"):
         parse_quality(text)
+
+
+def share_of(found: Probe, kind: str, way: Candidate, block: int) -> float | None:
+    return share_between(sizes_at(found, kind, way.method, block), way.bits)
+
+
+def options_for(record: TensorRecord, found: Probe) -> list[tuple[TensorRecord, float]]:
+    prices = Prices(found)
+    return [(prices.planned(record, i), option.loss) for i, option in enumerate(prices.options(record))]
 
 
 def _plan(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Plan:

@@ -17,7 +17,6 @@ from pytestqt.qtbot import QtBot
 
 import core.demo
 from app.context import Context
-from app.jobs.worker import Outcome as JobOutcome
 from app.pages.compress import CompressPage
 from app.pages.compress.demo_bar import make_pair
 from app.pages.compress.predicted import rough
@@ -27,37 +26,19 @@ from app.tasks import Task
 from core.demo import DemoEvent, DemoPair, tiny_trio
 from core.errors import Cancelled
 from core.request import Request
+from tests.app.pages.compressing import gated, shown
 
 TRIO = tiny_trio()
 
 
-class Gate:
-    """A runner that stays in its job until it is let go."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-
-    def __call__(self, request: dict[str, Any], tell: Any, cancelled: Callable[[], bool]) -> JobOutcome:
-        while not self.go.wait(0.005):
-            if cancelled():
-                raise Cancelled("Cancelled.")
-        return JobOutcome(request["output"])
-
-
 @pytest.fixture
 def ctx(make_context: Callable[..., Context]) -> Context:
-    made = make_context(Gate())
-    made.engine.is_ready = made.engine.started = True
-    return made
+    return gated(make_context)
 
 
 @pytest.fixture
 def page(ctx: Context, qtbot: QtBot) -> CompressPage:
-    made = CompressPage(ctx)
-    qtbot.addWidget(made)
-    made.resize(1112, 628)
-    made.show()
-    return made
+    return shown(ctx, qtbot)
 
 
 @pytest.fixture

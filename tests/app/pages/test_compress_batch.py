@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
@@ -16,42 +14,24 @@ from PySide6.QtWidgets import QApplication, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.context import Context
-from app.jobs.worker import Outcome as JobOutcome
 from app.pages.compress import CompressPage
 from app.pages.compress.batch_card import BatchCard, entry_words
 from app.words import size
 from core.demo import tiny_trio
-from core.errors import Cancelled
 from tests.app.conftest import Said
+from tests.app.pages.compressing import gated, shown
 
 TRIO = tiny_trio()
 
 
-class Gate:
-    """A runner that stays in its job until it is asked to stop."""
-
-    def __call__(self, request: dict[str, Any], tell: Any, cancelled: Callable[[], bool]) -> JobOutcome:
-        waiting = threading.Event()
-        while not waiting.wait(0.005):
-            if cancelled():
-                raise Cancelled("Cancelled.")
-        return JobOutcome(request["output"])
-
-
 @pytest.fixture
-def ctx(make_context: Callable[..., Context]) -> Iterator[Context]:
-    made = make_context(Gate())
-    made.engine.is_ready = made.engine.started = True
-    yield made
+def ctx(make_context: Callable[..., Context]) -> Context:
+    return gated(make_context)
 
 
 @pytest.fixture
 def page(ctx: Context, qtbot: QtBot) -> CompressPage:
-    made = CompressPage(ctx)
-    qtbot.addWidget(made)
-    made.resize(1112, 628)
-    made.show()
-    return made
+    return shown(ctx, qtbot)
 
 
 @pytest.fixture
