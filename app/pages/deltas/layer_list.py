@@ -27,6 +27,8 @@ AnyIndex = QModelIndex | QPersistentModelIndex
 _AT = {column.name: i for i, column in enumerate(COLUMNS)}
 SHOWN = (("Layer", 54), ("Axis", 66), ("Won by", 50), ("Recovery", 64), ("Size", 56))
 """Columns and their share of the width."""
+_SHORT = {"column": "col."}
+"""What is said where there is no room for more."""
 
 
 class _InOrder(QSortFilterProxyModel):
@@ -83,8 +85,8 @@ class _CellPainter(QStyledItemDelegate):
         elif name == "Axis":
             text, side = how_words(row), Qt.AlignmentFlag.AlignLeft
             place = self._swatch(painter, place, "planes" if row.coding == "planes" else row.winner)
-            if row.coding == "planes" and painter.fontMetrics().horizontalAdvance(text) > place.width():
-                text = f"× {row.planes}"               # the swatch's letter says what of
+            if painter.fontMetrics().horizontalAdvance(text) > place.width():        # the swatch's letter says the rest
+                text = f"× {row.planes}" if row.coding == "planes" else _SHORT.get(text, text)
         shown = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, place.width())
         painter.drawText(place, side | Qt.AlignmentFlag.AlignVCenter, shown)
         painter.restore()
